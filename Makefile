@@ -1,0 +1,57 @@
+# Every target but `clean` first makes .venv when pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+# More arguments for pip. On a machine without a CUDA GPU this takes the small CPU build of torch
+# instead of the CUDA build that Linux gets from the default index:
+#   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+# Arguments for `make serve`, `make test` and `make bench`, e.g. make serve ARGS="--port 8080".
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup serve test check bench clean
+
+help:
+	@echo 'make setup    make .venv with everything that serving and testing need'
+	@echo 'make serve    serve a model: make serve ARGS="smollm2 --port 8000"'
+	@echo 'make test     run the tests that need no GPU: make test ARGS="tests/engine -x"'
+	@echo 'make check    lint, format, types, import rules'
+	@echo 'make bench    measure throughput and latency on this machine'
+	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'PageRay needs Python 3.11 or later, and "$(PYTHON)" is not.' >&2; \
+	  echo 'Install it, or name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12' >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo '"$(PYTHON)" cannot make virtual environments.' >&2; \
+	  echo 'Install its venv module (Debian: apt-get install python3-venv).' >&2; \
+	  exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+serve: setup
+	$(BIN)/pageray serve $(ARGS)
+
+test: setup
+	$(BIN)/pageray pull smollm2
+	$(BIN)/pytest -m 'not gpu' $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: setup
+	$(BIN)/pageray pull smollm2
+	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find kernels engine cluster deployments tests -name __pycache__ -type d -prune -exec rm -rf {} +
