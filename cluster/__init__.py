@@ -1,0 +1,1 @@
+"""Many engines: placement, tensor-parallel groups, token transport, autoscaling."""

@@ -1,0 +1,25 @@
+"""Where the HTTP layer gets tokens from, whatever is behind it."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from cluster.snapshot import ReplicaSnapshot
+from engine.output import TokenOutput
+from engine.request import GenerateRequest
+
+
+class TokenSource(Protocol):
+    """Runs requests somewhere and tells how the engines fare."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenOutput]:
+        """Yield the outputs of all choices until each has a finish reason.
+
+        Closing the iterator early aborts what is left. Raises InvalidRequest, Overloaded or
+        ReplicaLost, before or between outputs.
+        """
+
+    async def abort(self, request_id: str, choice_index: int) -> None:
+        """End one choice early; its last output then carries the finish reason `abort`."""
+
+    def snapshots(self) -> list[ReplicaSnapshot]:
+        """Newest snapshot of every known replica."""

@@ -1,0 +1,1 @@
+"""Ray Serve deployments, HTTP API and command line."""

@@ -1,0 +1,40 @@
+"""What one step runs."""
+
+from dataclasses import dataclass
+
+from engine.output import TokenLogprob
+from engine.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRequest:
+    """A sequence and how many of its next tokens this step computes."""
+
+    request: Request
+    num_scheduled_tokens: int
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether the step reaches the last known token, so that the next one is drawn."""
+        request = self.request
+        return request.num_computed_tokens + self.num_scheduled_tokens == request.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of one step: those that decode (one token) first, then those that prefill."""
+
+    requests: list[ScheduledRequest]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the step computes."""
+        return sum(scheduled.num_scheduled_tokens for scheduled in self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token drawn for one sequence."""
+
+    token_id: int
+    logprob: TokenLogprob | None = None

@@ -1,0 +1,55 @@
+"""Settings of one engine. Frozen; read from argv and files elsewhere, handed over whole."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import InvalidConfig
+
+MAX_BLOCK_SIZE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What one engine needs to know. Raises InvalidConfig when a value cannot work."""
+
+    model_path: Path
+    """Folder with config.json, tokenizer files and safetensors."""
+    model_name: str
+    """Name that requests use; part of the prefix-cache root hash."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16; auto: what is fastest on the device."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    block_size: int = 16
+    """Tokens in a KV block; a power of two."""
+    kv_cache_bytes: int | None = None
+    """KV cache of the whole group; None: a share of the memory that is free."""
+    memory_utilization: float = 0.9
+    """Share of the GPU's memory to use; on CPU, half of this share of free memory, 4 GiB at most."""
+    max_model_len: int | None = None
+    """Longest prompt plus output in tokens; None: what the model was made for, if it fits."""
+    max_num_seqs: int = 256
+    """Most sequences in one step."""
+    max_num_batched_tokens: int = 2048
+    """Most tokens in one step."""
+    enable_prefix_caching: bool = True
+    max_num_waiting: int = 4096
+    """Sequences that may wait in the engine; more are refused."""
+    tensor_parallel_size: int = 1
+    num_threads: int | None = None
+    """Compute threads of each rank on CPU; None: cores divided by ranks."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        size = self.block_size
+        if not 1 <= size <= MAX_BLOCK_SIZE or size & (size - 1):
+            raise InvalidConfig(
+                f"block size is {size}.", f"Use a power of two from 1 to {MAX_BLOCK_SIZE}."
+            )
+        for name in ("max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"):
+            if getattr(self, name) < 1:
+                raise InvalidConfig(f"{name} is {getattr(self, name)}.", "Use 1 or more.")
+        if not 0 < self.memory_utilization <= 1:
+            raise InvalidConfig(
+                f"memory utilization is {self.memory_utilization}.", "Use a value in (0, 1]."
+            )

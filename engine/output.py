@@ -1,0 +1,50 @@
+"""What comes out of a step."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended; every sequence ends exactly once."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log probability (natural log, before temperature) of one drawn token."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = field(default_factory=list)
+    """The most probable (token id, logprob), best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """New tokens of one sequence. `finish_reason` is set on its last output only."""
+
+    request_id: str
+    choice_index: int
+    index: int
+    """Position of the first of `token_ids` in the sequence's output."""
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    """One for each of `token_ids`, if asked for."""
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens that came from the prefix cache."""
+    error: str | None = None
+    """What went wrong, with finish reason `error`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Result of one engine step."""
+
+    outputs: list[TokenOutput]
+    num_scheduled_tokens: int
+    num_scheduled_requests: int

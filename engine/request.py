@@ -1,0 +1,83 @@
+"""A request as it enters the engine, and the state of each of its sequences inside."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from engine.output import FinishReason
+from engine.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One prompt and what to make of it. Crosses processes as msgpack.
+
+    The engine makes `params.n` sequences of it, all under the same `request_id`.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    cache_salt: str = ""
+    """Requests share cached prefixes only within one salt."""
+
+
+class RequestStatus(Enum):
+    """Where a sequence stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence inside the engine: choice `choice_index` of a GenerateRequest.
+
+    Owned by the scheduler. Identity is the object; (request_id, choice_index) names it outside.
+    `token_ids` is prompt plus output; positions [0, num_computed_tokens) have their KV in
+    `block_ids`, which the block pool handed out in order.
+    """
+
+    request_id: str
+    choice_index: int
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    """Never None: drawn at admission when the client sent none."""
+    max_tokens: int
+    """Never None: bounded by the context at admission."""
+    stop_token_ids: frozenset[int]
+    """Ids that end it (end-of-sequence ids included unless ignored)."""
+    cache_salt: str = ""
+    status: RequestStatus = RequestStatus.WAITING
+    token_ids: list[int] = field(default_factory=list)
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Hash chain over the full blocks of `token_ids` seen so far."""
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache at first admission."""
+    num_preemptions: int = 0
+    arrival: int = 0
+    """Admission order, given by the scheduler: lower came first."""
+    finish_reason: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        """Start from the prompt."""
+        if not self.token_ids:
+            self.token_ids = list(self.prompt_token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt in tokens."""
+        return len(self.prompt_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens known so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - len(self.prompt_token_ids)

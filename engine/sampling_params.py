@@ -1,0 +1,107 @@
+"""What a client asks of the sampler, checked once at the door."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from engine.errors import InvalidRequest
+
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 1024
+SEED_BITS = 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to draw tokens and when to stop. Raises InvalidRequest naming the field at fault."""
+
+    n: int = 1
+    """Choices to generate for one prompt."""
+    max_tokens: int | None = None
+    """Most tokens to generate for each choice; None: as many as the context holds."""
+    min_tokens: int = 0
+    """No end-of-sequence or stop token is drawn before this many tokens."""
+    temperature: float = 1.0
+    """0 takes the most probable token."""
+    top_k: int = 0
+    """Draw from the k most probable tokens; 0 or -1: from all."""
+    top_p: float = 1.0
+    """Draw from the smallest set of most probable tokens whose mass reaches this."""
+    min_p: float = 0.0
+    """Drop tokens less probable than this share of the most probable one."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token already generated."""
+    frequency_penalty: float = 0.0
+    """Subtracted once for each time the token was generated."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in prompt or output."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id to a value added to its logit."""
+    seed: int | None = None
+    """Same seed, same tokens, wherever and with whomever it runs; None: one is given."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text; they are cut off unless `include_stop`."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end the generation."""
+    include_stop: bool = False
+    """Keep the stop string in the text."""
+    ignore_eos: bool = False
+    """Go on after the model's end-of-sequence tokens."""
+    logprobs: int | None = None
+    """Report each token's log probability and this many alternatives; None: no report."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        self._check_range("n", self.n, 1, MAX_CHOICES)
+        if self.max_tokens is not None:
+            self._check_range("max_tokens", self.max_tokens, 1, None)
+        self._check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        self._check_range("temperature", self.temperature, 0, 100)
+        self._check_range("top_k", self.top_k, -1, None)
+        self._check_range("top_p", self.top_p, 0, 1)
+        if self.top_p == 0:
+            self._fail("top_p", "must be above 0", "Leave top_p out, or set temperature to 0.")
+        self._check_range("min_p", self.min_p, 0, 1)
+        self._check_range("presence_penalty", self.presence_penalty, -2, 2)
+        self._check_range("frequency_penalty", self.frequency_penalty, -2, 2)
+        self._check_range("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        if self.seed is not None:
+            self._check_range("seed", self.seed, -(2**SEED_BITS), 2**SEED_BITS - 1)
+        if self.logprobs is not None:
+            self._check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if len(self.stop) > MAX_STOP_STRINGS:
+            self._fail("stop", f"has {len(self.stop)} strings", f"Send at most {MAX_STOP_STRINGS}.")
+        for text in self.stop:
+            if not 0 < len(text) <= MAX_STOP_STRING_CHARS:
+                fix = f"Send strings of 1 to {MAX_STOP_STRING_CHARS} characters."
+                self._fail("stop", f"has a string of {len(text)} characters", fix)
+        for bias in self.logit_bias.values():
+            self._check_range("logit_bias", bias, -100, 100)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether logits depend on the tokens seen so far."""
+        return (
+            self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or self.repetition_penalty != 1
+        )
+
+    def _check_range(self, name: str, value: float, low: float | None, high: float | None) -> None:
+        if not math.isfinite(value):
+            self._fail(name, f"is {value}", "Send a finite number.")
+        if (low is not None and value < low) or (high is not None and value > high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            self._fail(name, f"is {value}", f"Send a value {bounds}.")
+
+    def _fail(self, name: str, what: str, fix: str) -> None:
+        raise InvalidRequest(f"'{name}' {what}.", fix, param=name)
