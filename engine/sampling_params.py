@@ -10,6 +10,10 @@ MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 1024
+MAX_LOGIT_BIASES = 1024
+MAX_COUNT = 2**31 - 1
+"""Bound of every count and token id: they travel and compute as 32-bit integers."""
 SEED_BITS = 63
 
 
@@ -58,10 +62,10 @@ class SamplingParams:
         """Check every field."""
         self._check_range("n", self.n, 1, MAX_CHOICES)
         if self.max_tokens is not None:
-            self._check_range("max_tokens", self.max_tokens, 1, None)
-        self._check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+            self._check_range("max_tokens", self.max_tokens, 1, MAX_COUNT)
+        self._check_range("min_tokens", self.min_tokens, 0, self.max_tokens or MAX_COUNT)
         self._check_range("temperature", self.temperature, 0, 100)
-        self._check_range("top_k", self.top_k, -1, None)
+        self._check_range("top_k", self.top_k, -1, MAX_COUNT)
         self._check_range("top_p", self.top_p, 0, 1)
         if self.top_p == 0:
             self._fail("top_p", "must be above 0", "Leave top_p out, or set temperature to 0.")
@@ -73,14 +77,23 @@ class SamplingParams:
             self._check_range("seed", self.seed, -(2**SEED_BITS), 2**SEED_BITS - 1)
         if self.logprobs is not None:
             self._check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        if len(self.stop) > MAX_STOP_STRINGS:
-            self._fail("stop", f"has {len(self.stop)} strings", f"Send at most {MAX_STOP_STRINGS}.")
+        self._check_stop()
+        self._check_length("logit_bias", len(self.logit_bias), MAX_LOGIT_BIASES)
+        for token_id, bias in self.logit_bias.items():
+            self._check_range("logit_bias", token_id, 0, MAX_COUNT)
+            self._check_range("logit_bias", bias, -100, 100)
+
+    def _check_stop(self) -> None:
+        self._check_length("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS)
+        for token_id in self.stop_token_ids:
+            self._check_range("stop_token_ids", token_id, 0, MAX_COUNT)
+        self._check_length("stop", len(self.stop), MAX_STOP_STRINGS)
         for text in self.stop:
             if not 0 < len(text) <= MAX_STOP_STRING_CHARS:
                 fix = f"Send strings of 1 to {MAX_STOP_STRING_CHARS} characters."
                 self._fail("stop", f"has a string of {len(text)} characters", fix)
-        for bias in self.logit_bias.values():
-            self._check_range("logit_bias", bias, -100, 100)
+            if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+                self._fail("stop", "has half of a surrogate pair", "Send valid Unicode.")
 
     @property
     def is_greedy(self) -> bool:
@@ -96,12 +109,17 @@ class SamplingParams:
             or self.repetition_penalty != 1
         )
 
-    def _check_range(self, name: str, value: float, low: float | None, high: float | None) -> None:
-        if not math.isfinite(value):
+    def _check_range(self, name: str, value: float, low: float, high: float) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
             self._fail(name, f"is {value}", "Send a finite number.")
-        if (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            self._fail(name, f"is {value}", f"Send a value {bounds}.")
+        if not low <= value <= high:
+            # An integer of a thousand digits is not worth repeating.
+            shown = value if abs(value) <= 2**SEED_BITS else "out of range"
+            self._fail(name, f"is {shown}", f"Send a value between {low} and {high}.")
+
+    def _check_length(self, name: str, length: int, limit: int) -> None:
+        if length > limit:
+            self._fail(name, f"has {length} entries", f"Send at most {limit}.")
 
     def _fail(self, name: str, what: str, fix: str) -> None:
         raise InvalidRequest(f"'{name}' {what}.", fix, param=name)

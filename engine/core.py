@@ -1,0 +1,193 @@
+"""The engine: takes requests, runs steps, tells how it is.
+
+The only owner of scheduler state, so it must be used from one thread at a time; EngineLoop gives
+it a thread of its own. Knows nothing of models, tensors or text.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+
+from engine.admission import Admission
+from engine.batch import Batch
+from engine.block_pool import BlockPool
+from engine.config import EngineConfig
+from engine.errors import InvalidRequest, Overloaded
+from engine.executor import Executor
+from engine.output import FinishReason, StepOutput, TokenOutput
+from engine.request import GenerateRequest, Request
+from engine.scheduler import Scheduler
+from engine.snapshot import EngineSnapshot
+from engine.step_time import StepTimeFit
+
+_EPOCH_BYTES = 8
+_MIN_RETRY_AFTER_S = 1.0
+_MAX_RETRY_AFTER_S = 60.0
+
+
+class EngineCore:
+    """One model on one tensor-parallel group."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        *,
+        max_model_len: int,
+        eos_token_ids: frozenset[int],
+        vocab_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._executor = executor
+        self._pool = BlockPool(executor.num_blocks, config.block_size, config.enable_prefix_caching)
+        self._scheduler = Scheduler(config, self._pool)
+        self._admission = Admission(
+            config,
+            max_model_len=max_model_len,
+            eos_token_ids=eos_token_ids,
+            vocab_size=vocab_size,
+            num_blocks=executor.num_blocks,
+        )
+        self._clock = clock
+        self._step_time = StepTimeFit()
+        self._live: dict[str, dict[int, Request]] = {}
+        self._epoch = secrets.token_hex(_EPOCH_BYTES)
+        self._num_snapshots = 0
+        self._num_steps = 0
+        self._busy_since: float | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute something."""
+        return self._scheduler.has_work
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds without progress: since the last step or since work came; 0 when idle.
+
+        May be read from any thread, also while a step hangs.
+        """
+        busy_since = self._busy_since
+        return 0.0 if busy_since is None else max(0.0, self._clock() - busy_since)
+
+    def add(self, request: GenerateRequest) -> None:
+        """Take a request; if it raises, nothing has changed.
+
+        Raises InvalidRequest, PromptTooLong, Overloaded.
+        """
+        if request.request_id in self._live:
+            raise InvalidRequest(
+                f"Request id '{request.request_id}' is in use.",
+                "Give every request an id of its own.",
+                param="request_id",
+            )
+        sequences = self._admission.expand(request)
+        self._check_room(len(sequences))
+        for sequence in sequences:
+            # All have the same prompt: its hashes are made once, for the first.
+            sequence.block_hashes += sequences[0].block_hashes
+            self._scheduler.add(sequence)
+        self._live[request.request_id] = {s.choice_index: s for s in sequences}
+        if self._busy_since is None:
+            self._busy_since = self._clock()
+
+    def abort(self, request_id: str, choice_index: int | None = None) -> list[TokenOutput]:
+        """End a request, or one choice of it, and free its blocks; unknown ones are ignored."""
+        choices = self._live.get(request_id, {})
+        if choice_index is None:
+            aborted = list(choices.values())
+        else:
+            aborted = [choices[choice_index]] if choice_index in choices else []
+        outputs = []
+        for sequence in aborted:
+            self._scheduler.abort(sequence)
+            output = TokenOutput(
+                request_id,
+                sequence.choice_index,
+                sequence.num_output_tokens,
+                [],
+                finish_reason=FinishReason.ABORT,
+                num_cached_tokens=sequence.num_cached_tokens,
+            )
+            outputs.append(output)
+            self._forget(output)
+        if not self.has_work:
+            self._busy_since = None
+        return outputs
+
+    def abort_all(self) -> list[TokenOutput]:
+        """End every request."""
+        return [output for request_id in list(self._live) for output in self.abort(request_id)]
+
+    def step(self) -> StepOutput:
+        """Run one step; whatever the executor raises goes out, and the engine is then lost."""
+        if not self.has_work:
+            return StepOutput([], 0, 0)
+        started = self._clock()
+        batch = self._scheduler.schedule()
+        assert batch.requests, "there is work but nothing can run"
+        outputs = self._scheduler.update(batch, self._executor.execute(batch))
+        for output in outputs:
+            if output.finish_reason is not None:
+                self._forget(output)
+        num_tokens = batch.num_tokens
+        self._finish_step(batch, num_tokens, started)
+        return StepOutput(outputs, num_tokens, len(batch.requests))
+
+    def snapshot(self) -> EngineSnapshot:
+        """Describe the engine as it is now."""
+        pool = self._pool
+        scheduler = self._scheduler
+        self._num_snapshots += 1
+        return EngineSnapshot(
+            epoch=self._epoch,
+            sequence=self._num_snapshots,
+            block_size=pool.block_size,
+            num_blocks=pool.num_blocks,
+            num_free_blocks=pool.num_free_blocks,
+            num_evictable_blocks=pool.num_evictable_blocks,
+            num_waiting=scheduler.num_waiting,
+            num_running=scheduler.num_running,
+            num_queued_prefill_tokens=scheduler.num_queued_prefill_tokens,
+            num_steps=self._num_steps,
+            step_age_s=self.step_age_s,
+            step_time_s=self._step_time.coefficients,
+            num_preemptions=scheduler.num_preemptions,
+            num_prompt_tokens=scheduler.num_prompt_tokens,
+            num_generated_tokens=scheduler.num_generated_tokens,
+            num_cache_queried_tokens=scheduler.num_cache_queried_tokens,
+            num_cache_hit_tokens=scheduler.num_cache_hit_tokens,
+            max_model_len=self._admission.max_model_len,
+            max_num_seqs=self._config.max_num_seqs,
+        )
+
+    def shutdown(self) -> None:
+        """Release the executor; the core is of no use afterwards."""
+        self._executor.shutdown()
+
+    def _check_room(self, num_sequences: int) -> None:
+        num_waiting = self._scheduler.num_waiting
+        # With nobody waiting any request is taken: it could not do better later.
+        if not num_waiting or num_waiting + num_sequences <= self._config.max_num_waiting:
+            return
+        _, _, s_per_token = self._step_time.coefficients
+        expected_s = s_per_token * self._scheduler.num_queued_prefill_tokens
+        raise Overloaded(
+            f"{num_waiting} requests are waiting already.",
+            "Try again later, or add replicas.",
+            min(max(expected_s, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S),
+        )
+
+    def _finish_step(self, batch: Batch, num_tokens: int, started: float) -> None:
+        num_decodes = sum(s.num_scheduled_tokens == 1 for s in batch.requests)
+        ended = self._clock()
+        self._step_time.observe(num_decodes, num_tokens - num_decodes, ended - started)
+        self._num_steps += 1
+        self._busy_since = ended if self.has_work else None
+
+    def _forget(self, output: TokenOutput) -> None:
+        choices = self._live[output.request_id]
+        del choices[output.choice_index]
+        if not choices:
+            del self._live[output.request_id]
