@@ -1,0 +1,136 @@
+"""What one process knows of all replicas of a model, and where it places requests.
+
+Thread-safe: token streams and Ray Serve's router may live on different event loops.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.ledger import Ledger
+from cluster.placement import PlacementPolicy, PlacementView, RequestNeed, rank
+from cluster.snapshot import ReplicaSnapshot
+from engine.snapshot import EngineSnapshot
+
+
+@dataclass(slots=True)
+class _Report:
+    """Newest word from a replica."""
+
+    engine: EngineSnapshot
+    arrived_s: float
+    connected: bool = True
+
+
+class Board:
+    """Newest snapshot of every member and the ledger of what is on its way to them.
+
+    A member that has not reported yet is never chosen: silence is not idleness.
+    """
+
+    def __init__(
+        self, *, policy: PlacementPolicy = rank, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._members: dict[str, Mapping[str, Any]] = {}
+        self._reports: dict[str, _Report] = {}
+        self._ledger = Ledger()
+        self._num_choices = 0
+        self._subscribers: list[Callable[[], None]] = []
+
+    def set_members(self, members: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set who is there, with what each says of itself; all else is forgotten."""
+        with self._lock:
+            changed = self._members != members
+            for replica_id in self._members.keys() - members.keys():
+                self._reports.pop(replica_id, None)
+                self._ledger.drop_replica(replica_id)
+            self._members = dict(sorted(members.items()))
+            subscribers = list(self._subscribers) if changed else []
+        for notify in subscribers:
+            notify()
+
+    def members(self) -> dict[str, Mapping[str, Any]]:
+        """Who is there, with what each says of itself."""
+        with self._lock:
+            return dict(self._members)
+
+    def subscribe(self, notify: Callable[[], None]) -> None:
+        """Call `notify`, on whatever thread, after every change of the members."""
+        with self._lock:
+            self._subscribers.append(notify)
+
+    def update(
+        self, replica_id: str, snapshot: EngineSnapshot, accepted: Sequence[str] = ()
+    ) -> None:
+        """Take in a snapshot and the requests it covers; it may arrive late or out of order."""
+        with self._lock:
+            if replica_id not in self._members:
+                return  # draining: it finishes what it has and gets nothing new
+            known = self._reports.get(replica_id)
+            if known is not None and known.engine.epoch != snapshot.epoch:
+                self._ledger.drop_replica(replica_id)
+                known = None
+            for request_id in accepted:
+                self._ledger.acknowledge(replica_id, request_id)
+            if known is None or snapshot.sequence >= known.engine.sequence:
+                self._reports[replica_id] = _Report(snapshot, self._clock())
+
+    def mark_lost(self, replica_id: str) -> None:
+        """Choose the replica no more until it reports again."""
+        with self._lock:
+            report = self._reports.get(replica_id)
+            if report is not None:
+                report.connected = False
+            self._ledger.drop_replica(replica_id)
+
+    def snapshots(self) -> list[ReplicaSnapshot]:
+        """Newest snapshot of every member that has reported."""
+        with self._lock:
+            return self._snapshots()
+
+    def choose(self, need: RequestNeed, among: Container[str] | None = None) -> str | None:
+        """Place a request and enter it in the ledger; None when no replica can take it."""
+        with self._lock:
+            snapshots = {
+                snapshot.replica_id: snapshot
+                for snapshot in self._snapshots()
+                if among is None or snapshot.replica_id in among
+            }
+            views = [
+                PlacementView.of(snapshot, self._ledger.load(replica_id))
+                for replica_id, snapshot in snapshots.items()
+            ]
+            self._num_choices += 1
+            ranked = self._policy(views, need, self._num_choices)
+            if not ranked:
+                return None
+            block_size = snapshots[ranked[0]].engine.block_size
+            self._ledger.enter(need.request_id, need.entry(ranked[0], block_size))
+            return ranked[0]
+
+    def release(self, request_id: str) -> None:
+        """Forget a request that has ended or could not be placed."""
+        with self._lock:
+            self._ledger.release(request_id)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests placed and not released."""
+        with self._lock:
+            return self._ledger.num_requests
+
+    def _snapshots(self) -> list[ReplicaSnapshot]:
+        now = self._clock()
+        reports = ((replica_id, self._reports.get(replica_id)) for replica_id in self._members)
+        return [
+            ReplicaSnapshot(
+                replica_id, report.engine, now - report.arrived_s, connected=report.connected
+            )
+            for replica_id, report in reports
+            if report is not None
+        ]

@@ -1,0 +1,283 @@
+"""Clients of the token server: a frontend's, which reads tokens, and a supervisor's.
+
+Each lives on one event loop.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from cluster.messages import (
+    Abort,
+    Ack,
+    Ended,
+    Frame,
+    Hello,
+    InvalidMessage,
+    Refused,
+    Role,
+    Submit,
+    Welcome,
+)
+from cluster.token_stream import StreamRefused, TokenStream
+from engine.errors import InvalidRequest, PageRayError, ReplicaLost
+from engine.request import GenerateRequest
+
+logger = logging.getLogger(__name__)
+
+MIN_BACKOFF_S: Final = 0.02
+MAX_BACKOFF_S: Final = 1.0
+GRACE_S: Final = 5.0
+"""As long as the server keeps our requests running without us."""
+FRAMES_PER_ACK: Final = 8
+
+
+class TokenClient:
+    """Receives the frames of one engine for one frontend, whatever happens to the connection.
+
+    A break is mended unseen: frames that were missed follow. If that fails, `on_lost` tells that
+    all that ran there is gone; the client then goes on trying, for the engine's next requests.
+    Callbacks run on the event loop and must not raise.
+    """
+
+    def __init__(
+        self,
+        replica_id: str,
+        address: str,
+        *,
+        token: str,
+        peer_id: str,
+        on_frame: Callable[[str, Frame], None],
+        on_lost: Callable[[str, str], None],
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._replica_id = replica_id
+        self._address = address
+        self._token = token
+        self._peer_id = peer_id
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._grace_s = grace_s
+        self._stream: TokenStream | None = None
+        self._broken_s = 0.0
+        """When the last stream broke."""
+        self._epoch: str | None = None
+        """Engine that holds state for us; None when there is nothing to go back to."""
+        self._last_frame = 0
+        self._last_ack = 0
+        self._aborts: deque[tuple[float, Abort]] = deque()
+        """Sent within the last grace period: a break may have swallowed them."""
+        self._run_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to connect; call it on the event loop."""
+        self._run_task = asyncio.create_task(self._run())
+        self._run_task.add_done_callback(self._report)
+
+    def abort(self, request_id: str, choice_index: int | None = None) -> None:
+        """End a request, or one choice of it. What it still brings arrives as ever."""
+        if self._epoch is None:
+            return
+        now = self._now()
+        while self._aborts and self._aborts[0][0] < now - self._grace_s:
+            self._aborts.popleft()
+        message = Abort(request_id, choice_index)
+        self._aborts.append((now, message))
+        if self._stream is not None:
+            self._stream.send(message)
+
+    def close(self) -> None:
+        """Begin to leave; no callback comes any more."""
+        if self._run_task is not None:
+            self._run_task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until `close` is through."""
+        if self._run_task is not None:
+            await asyncio.wait({self._run_task})
+
+    async def _run(self) -> None:
+        backoff_s = MIN_BACKOFF_S
+        while True:
+            try:
+                stream, welcome = await TokenStream.open(self._address, self._hello())
+                backoff_s = MIN_BACKOFF_S
+                await self._follow(stream, welcome)
+            except StreamRefused as error:
+                self._lose(error.cause)
+                return
+            except (ReplicaLost, InvalidMessage) as error:
+                if await self._is_final(error):
+                    self._lose(error.cause)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+
+    async def _follow(self, stream: TokenStream, welcome: Welcome) -> NoReturn:
+        """Read the stream until it breaks; raises ReplicaLost or InvalidMessage."""
+        if not welcome.resumed:
+            if self._epoch is not None:
+                self._lose("the engine gave up on us while we were away.")
+            self._epoch = welcome.epoch
+        self._stream = stream
+        try:
+            for _, abort in self._aborts:
+                stream.send(abort)
+            while True:
+                message = await stream.receive()
+                if isinstance(message, Frame):
+                    self._take(stream, message)
+        finally:
+            self._stream = None
+            self._broken_s = self._now()
+            await stream.close()
+
+    async def _is_final(self, error: PageRayError) -> bool:
+        """Whether what ran there is lost, now that the stream is broken."""
+        if self._epoch is None:
+            return False  # nothing ran there
+        return (
+            isinstance(error, InvalidMessage)  # the same frame would only come again
+            or self._now() - self._broken_s > self._grace_s
+            or await _is_gone(self._address)
+        )
+
+    def _take(self, stream: TokenStream, frame: Frame) -> None:
+        is_heartbeat = not (frame.outputs or frame.accepted)
+        self._last_frame += not is_heartbeat
+        if frame.number != self._last_frame:
+            raise InvalidMessage(
+                f"frame {frame.number} came in place of frame {self._last_frame}.",
+                "Run the same version of PageRay on every node.",
+            )
+        self._on_frame(self._replica_id, frame)
+        num_unacknowledged = self._last_frame - self._last_ack
+        if num_unacknowledged >= FRAMES_PER_ACK or (is_heartbeat and num_unacknowledged):
+            self._last_ack = self._last_frame
+            stream.send(Ack(self._last_ack))
+
+    def _hello(self) -> Hello:
+        return Hello(
+            self._token,
+            self._peer_id,
+            Role.FRONTEND,
+            epoch=self._epoch,
+            last_frame=self._last_frame,
+        )
+
+    def _lose(self, reason: str) -> None:
+        self._epoch = None
+        self._last_frame = self._last_ack = 0
+        self._aborts.clear()
+        logger.warning("%s is lost: %s", self._replica_id, reason)
+        self._on_lost(self._replica_id, reason)
+
+    def _report(self, run: "asyncio.Task[None]") -> None:
+        if not run.cancelled() and run.exception() is not None:
+            logger.error("%s: a callback failed", self._replica_id, exc_info=run.exception())
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def _is_gone(address: str) -> bool:
+    """Whether nobody listens there any more: the process is gone, no use in waiting for it."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(MAX_BACKOFF_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # TimeoutError among them
+        return False
+    writer.close()
+    return False
+
+
+class SubmitClient:
+    """Hands requests to the engine and tells when each has ended. Does not mend a break."""
+
+    def __init__(self, address: str, *, token: str, peer_id: str) -> None:
+        self._address = address
+        self._hello = Hello(token, peer_id, Role.REPLICA)
+        self._pending: dict[str, asyncio.Future[None]] = {}
+
+    async def connect(self) -> None:
+        """Open the stream. Raises ReplicaLost."""
+        self._stream, _ = await TokenStream.open(self._address, self._hello)
+        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read())
+
+    async def submit(self, frontend_id: str, request: GenerateRequest) -> None:
+        """Submit the request; return when all its choices have ended.
+
+        Raises what the engine refused it with, or ReplicaLost when the stream breaks. Cancel it
+        to abort the request.
+        """
+        request_id = request.request_id
+        if self._lost.done():
+            raise ReplicaLost(self._lost.result(), "Place the request again.")
+        if request_id in self._pending:
+            raise InvalidRequest(
+                f"request id '{request_id}' is in use.",
+                "Give every request an id of its own.",
+                param="request_id",
+            )
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending[request_id] = end
+        try:
+            self._send(frontend_id, request)
+            await end
+        except asyncio.CancelledError:
+            self._stream.send(Abort(request_id))
+            raise
+        finally:
+            del self._pending[request_id]
+
+    async def wait_lost(self) -> str:
+        """Return why, once the stream is broken."""
+        return await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        """End the stream; the engine aborts what is left."""
+        self._lose("the supervisor closed its token stream.")
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
+        await self._stream.close()
+
+    def _send(self, frontend_id: str, request: GenerateRequest) -> None:
+        try:
+            self._stream.send(Submit(frontend_id, request))
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise InvalidRequest(
+                f"the request cannot be sent to the engine: {error}.",
+                "Send numbers of at most 64 bits and valid Unicode text.",
+            ) from error
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                message = await self._stream.receive()
+                if isinstance(message, Refused):
+                    self._end(message.request_id, message.error.to_error())
+                elif isinstance(message, Ended):
+                    for request_id in message.request_ids:
+                        self._end(request_id, None)
+        except (ReplicaLost, InvalidMessage) as error:
+            self._lose(error.cause)
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result(reason)
+        for request_id in self._pending:
+            self._end(request_id, ReplicaLost(reason, "Place the request again."))
+
+    def _end(self, request_id: str, error: PageRayError | None) -> None:
+        end = self._pending.get(request_id)
+        if end is None or end.done():
+            return  # cancelled a moment ago
+        if error is None:
+            end.set_result(None)
+        else:
+            end.set_exception(error)

@@ -1,0 +1,45 @@
+"""The clients of a token server, as its hub knows them."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.messages import Role
+from cluster.outbox import Outbox
+
+
+class DropReason(StrEnum):
+    """Why the hub is through with a client."""
+
+    SLOW = "it does not read its stream."
+    REPLACED = "another client of the same name opened a stream."
+    GONE = "it did not come back after its stream broke."
+    STOPPED = "the engine stops."
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One stream of one client."""
+
+    peer_id: str
+    role: Role
+    outbox: Outbox
+    dropped: "asyncio.Future[DropReason]"
+    """Done, with the reason, when the hub is through with this stream."""
+
+    def drop(self, reason: DropReason) -> None:
+        """Ask whoever carries the stream to end it."""
+        if not self.dropped.done():
+            self.dropped.set_result(reason)
+
+
+@dataclass(slots=True, eq=False)
+class Frontend:
+    """A receiver of tokens; outlives its connections by the grace period."""
+
+    peer_id: str
+    connection: Connection | None = None
+    outbox: Outbox = field(default_factory=Outbox)
+    accepted: list[str] = field(default_factory=list)
+    last_frame_s: float = 0.0
+    expiry: asyncio.TimerHandle | None = None
