@@ -1,0 +1,111 @@
+"""What the Serve application is built from: settings of the model, its engines and the frontends.
+
+One validated model for the command line, for `serve run` and for Serve config files. Names no
+host and no port: those belong to the cluster (see `deployments.launch_options`).
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from engine.config import EngineConfig
+from engine.errors import InvalidConfig
+
+DEFAULT_CACHE_DIR = Path("~/.cache/pageray")
+
+
+class AppArgs(BaseModel):
+    """Arguments of `deployments.app:build`. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    model: str = "smollm2"
+    """Local folder, GGUF file, hub id, or the embedded default."""
+    served_model_name: str | None = None
+    """Name that requests use; None: taken from `model`."""
+    cache_dir: Path = DEFAULT_CACHE_DIR
+    """Where every node keeps the models it fetched."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda when the Ray cluster has a GPU."""
+    block_size: int = 16
+    kv_cache_bytes: int | None = Field(default=None, ge=1)
+    memory_utilization: float = 0.9
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    enable_prefix_caching: bool = True
+    max_num_waiting: int = Field(default=4096, ge=1)
+    tensor_parallel_size: int = 1
+    num_threads: int | None = Field(default=None, ge=1)
+
+    replicas_min: int = Field(default=1, ge=1)
+    replicas_max: int = Field(default=1, ge=1)
+    num_frontends: int = Field(default=1, ge=1)
+    """HTTP processes in front of the replicas."""
+    drain_timeout_s: float = Field(default=60.0, gt=0)
+    """Longest time that running requests get when the service stops."""
+
+    api_keys: tuple[str, ...] = ()
+    """Keys of which clients must send one; empty: anybody may ask."""
+    max_body_bytes: int = Field(default=4 << 20, ge=1)
+    """Largest HTTP request body."""
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expand_home(cls, cache_dir: Path) -> Path:
+        return cache_dir.expanduser()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.replicas_max < self.replicas_min:
+            raise InvalidConfig(
+                f"replicas_max is {self.replicas_max}, below replicas_min {self.replicas_min}.",
+                "Give the smaller number first: --replicas MIN:MAX.",
+            )
+        if any(not key.strip() for key in self.api_keys):
+            raise InvalidConfig(
+                "An API key is empty, so anybody could ask.",
+                "Give a key with characters in it, or leave the option out.",
+            )
+        self.engine_config(device="cpu")  # raises what the engine would refuse
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """Name that requests use."""
+        if self.served_model_name is not None:
+            return self.served_model_name
+        path = Path(self.model)
+        if path.suffix == ".gguf":
+            return path.stem
+        return path.name if path.is_absolute() else self.model
+
+    def device_kind(self) -> str:
+        """`cpu` or `cuda`. With device auto this asks Ray, which must be connected."""
+        if self.device != "auto":
+            return self.device
+        import ray  # noqa: PLC0415  the command line reads its arguments without waiting for Ray
+
+        return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+    def engine_config(self, *, device: str, model_path: Path | None = None) -> EngineConfig:
+        """Settings of each engine. Without `model_path`, every rank puts in its node's own."""
+        return EngineConfig(
+            model_path=model_path or Path(self.model),
+            model_name=self.model_name,
+            dtype=self.dtype,
+            device=device,
+            block_size=self.block_size,
+            kv_cache_bytes=self.kv_cache_bytes,
+            memory_utilization=self.memory_utilization,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            enable_prefix_caching=self.enable_prefix_caching,
+            max_num_waiting=self.max_num_waiting,
+            tensor_parallel_size=self.tensor_parallel_size,
+            num_threads=self.num_threads,
+        )

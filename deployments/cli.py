@@ -1,0 +1,209 @@
+"""The command `pageray`. The only reader of argv and of the environment.
+
+Imports neither Ray nor torch by itself: help, errors and the client commands come at once.
+"""
+
+import importlib.metadata
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from deployments.args import AppArgs
+from deployments.cli_chat import chat as run_chat
+from deployments.cli_client import open_client
+from deployments.cli_options import ServeOptions, takes_serve_options
+from deployments.cli_serve_config import serve_config
+from deployments.cli_settings import app_args, default_host, launch_options
+from deployments.cli_status import fetch_status, render_status, watch_status
+from deployments.launch_options import LaunchOptions
+from deployments.serve_environment import haproxy_environment, serve_environment
+from engine.errors import InvalidConfig, PageRayError
+
+EXIT_FAILURE = 2
+
+app = typer.Typer(
+    name="pageray",
+    help="Serves large language models from a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's tables cut long option names off
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
+
+Url = Annotated[str, typer.Option("--url", help="Where the service listens.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="PAGERAY_API_KEY",
+        metavar="KEY",
+        help="Key that the service asks for.",
+        show_default=False,
+    ),
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """Run the command line; errors made on purpose end in two lines and no traceback."""
+    try:
+        app()
+    except PageRayError as error:
+        stderr = Console(stderr=True)
+        stderr.print(f"Error: {error.cause}", style="red", **PLAIN)
+        stderr.print(error.fix, **PLAIN)
+        sys.exit(EXIT_FAILURE)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"pageray {importlib.metadata.version('pageray')}")
+        raise typer.Exit
+
+
+@app.command()
+@takes_serve_options
+def serve(options: ServeOptions) -> None:
+    """Serve a model over HTTP until Ctrl-C; without MODEL, SmolLM2-135M-Instruct."""
+    _refuse_foreign_kernels()
+    args = app_args(_with_cache_dir(options))
+    start = launch_options(options)
+    if start.address is None:
+        _pull(args.model, args.cache_dir)
+    # Ray reads its environment when it is imported, so both come only now.
+    with tempfile.TemporaryDirectory(prefix="pageray-") as folder:
+        for name, value in _ray_environment(args, start, Path(folder)).items():
+            os.environ.setdefault(name, value)
+        from deployments.launch import serve_until_interrupted  # noqa: PLC0415  see above
+
+        serve_until_interrupted(args, start, Console())
+
+
+@app.command()
+@takes_serve_options
+def config(options: ServeOptions) -> None:
+    """Print the Serve config file for `serve deploy`; takes the options of `serve`."""
+    text = serve_config(
+        app_args(options),
+        host=options.host or default_host(joins_cluster=True),
+        port=options.port,
+        with_cache_dir=options.cache_dir is not None,
+    )
+    typer.echo(text, nl=False)
+
+
+@app.command()
+def pull(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, GGUF file, or smollm2 for the embedded default.")
+    ],
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-dir",
+            help="Where fetched models are kept.",
+            show_default="$PAGERAY_CACHE or ~/.cache/pageray",
+        ),
+    ] = None,
+) -> None:
+    """Fetch and check a model; a second call comes back at once."""
+    folder = _pull(model, cache_dir or default_cache_dir(os.environ))
+    Console().print(f"{model} is at {folder}", **PLAIN)
+
+
+@app.command()
+def chat(
+    url: Url = DEFAULT_URL,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model to ask.", show_default="the first one")
+    ] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Talk to a served model in the terminal."""
+    with open_client(url, api_key) as client:
+        run_chat(client, model, Console())
+
+
+@app.command()
+def status(
+    url: Url = DEFAULT_URL,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    api_key: ApiKey = None,
+) -> None:
+    """Show the replicas and their KV blocks."""
+    console = Console()
+    with open_client(url, api_key) as client:
+        if as_json:
+            console.print_json(data=fetch_status(client))
+        elif watch:
+            watch_status(client, console)
+        else:
+            console.print(render_status(fetch_status(client)))
+
+
+def default_cache_dir(environment: Mapping[str, str]) -> Path:
+    """Where fetched models are kept: $PAGERAY_CACHE, else in the user's cache folder."""
+    if own := environment.get("PAGERAY_CACHE"):
+        return Path(own).expanduser()
+    base = environment.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pageray"
+
+
+def _with_cache_dir(options: ServeOptions) -> ServeOptions:
+    return replace(options, cache_dir=options.cache_dir or default_cache_dir(os.environ))
+
+
+def _pull(model: str, cache_dir: Path) -> Path:
+    from deployments.cli_pull import pull as run_pull  # noqa: PLC0415  slow to import
+
+    return run_pull(model, cache_dir, Console())
+
+
+def _ray_environment(args: AppArgs, start: LaunchOptions, folder: Path) -> dict[str, str]:
+    environment = serve_environment(args.drain_timeout_s)
+    if start.address is None:
+        metrics_port, stats_port = _free_ports(2)
+        environment |= haproxy_environment(folder, metrics_port, stats_port)
+    return environment
+
+
+def _free_ports(count: int) -> list[int]:
+    # All are held until the last is found, so that no two are the same.
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _refuse_foreign_kernels() -> None:
+    try:
+        version = importlib.metadata.version("kernels")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise InvalidConfig(
+        f"The distribution kernels {version} is installed here; its package and "
+        "PageRay's own have one name and hide each other.",
+        "Remove it and put ours back: pip uninstall -y kernels && "
+        "pip install --force-reinstall --no-deps pageray",
+    )
+
+
+if __name__ == "__main__":
+    main()

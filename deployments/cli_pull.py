@@ -1,0 +1,40 @@
+"""`pageray pull`: fetches a model into the cache and shows how far it is."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from engine.model_store import resolve_model
+
+
+def pull(model: str, cache_dir: Path, console: Console) -> Path:
+    """Return the folder of the model, after fetching and checking what is missing."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    progress = Progress(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
+
+    def report(phase: str, done: int, total: int) -> None:
+        progress.start()  # only now: a model that is there needs no bar; later calls do nothing
+        if phase not in tasks:
+            tasks[phase] = progress.add_task(phase, total=None)
+        # A phase of unknown length gets a moving bar.
+        progress.update(tasks[phase], completed=done, total=total or None)
+
+    try:
+        return resolve_model(model, cache_dir=cache_dir, report=report)
+    finally:
+        if tasks:
+            progress.stop()

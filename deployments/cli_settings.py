@@ -1,0 +1,103 @@
+"""Turns the options of the command line into settings of the application and of its start."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from deployments.args import AppArgs
+from deployments.cli_options import ServeOptions
+from deployments.launch_options import LaunchOptions
+from engine.errors import InvalidConfig
+
+DTYPE_ALIASES = {"float": "float32", "half": "float16"}
+"""vLLM's other words."""
+SIZE_UNITS = {
+    "": 1,
+    **{f"{prefix}b": 1000**i for i, prefix in enumerate(("", "k", "m", "g", "t"))},
+    **{f"{prefix}ib": 1024**i for i, prefix in enumerate(("k", "m", "g", "t"), start=1)},
+}
+SIZE = re.compile(r"\s*(\d+(?:\.\d*)?(?:e\+?\d{1,2})?)\s*([a-z]*)\s*", re.IGNORECASE)
+REPLICAS = re.compile(r"\s*(\d+)(?:\s*:\s*(\d+))?\s*")
+
+
+def app_args(options: ServeOptions) -> AppArgs:
+    """What the application is built from. Raises InvalidConfig when options clash."""
+    replicas_min, replicas_max = parse_replicas(options.replicas)
+    same = {name for name in AppArgs.model_fields if hasattr(options, name)}
+    values: dict[str, Any] = {name: getattr(options, name) for name in same}
+    values |= {
+        "model": _model(options),
+        "dtype": DTYPE_ALIASES.get(options.dtype, options.dtype),
+        "replicas_min": replicas_min,
+        "replicas_max": replicas_max,
+        "api_keys": options.api_key or (),
+        "max_body_bytes": parse_size(options.max_body_size, "max-body-size"),
+    }
+    if options.kv_cache_memory is not None:
+        values["kv_cache_bytes"] = parse_size(options.kv_cache_memory, "kv-cache-memory")
+    if options.cache_dir is None:
+        del values["cache_dir"]
+    try:
+        return AppArgs(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise InvalidConfig(
+            f"{name} is {first['input']!r}: {first['msg']}.",
+            "Give a value that fits; `pageray serve --help` lists the options.",
+        ) from error
+
+
+def launch_options(options: ServeOptions) -> LaunchOptions:
+    """Where and how to start it."""
+    return LaunchOptions(
+        host=options.host or default_host(joins_cluster=options.address is not None),
+        port=options.port,
+        address=options.address,
+        dashboard=options.dashboard,
+        verbose=options.verbose,
+    )
+
+
+def default_host(*, joins_cluster: bool) -> str:
+    """A start on one machine is for this machine, a cluster is for others too."""
+    return "0.0.0.0" if joins_cluster else "127.0.0.1"  # noqa: S104  see above
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of `512MiB`, `2GiB`, `1.5GB`, `1e9` or `1000000`."""
+    found = SIZE.fullmatch(text)
+    unit = SIZE_UNITS.get(found[2].lower()) if found else None
+    if found is None or unit is None:
+        raise InvalidConfig(
+            f'--{option}: "{text}" is no size.',
+            "Give bytes, or a number with a unit: 512MiB, 2GiB, 1e9.",
+        )
+    return int(float(found[1]) * unit)
+
+
+def parse_replicas(text: str) -> tuple[int, int]:
+    """Fewest and most replicas of `2` or `1:4`."""
+    found = REPLICAS.fullmatch(text)
+    if found is None:
+        raise InvalidConfig(
+            f'--replicas: "{text}" is no number of replicas.',
+            "Give a number, or MIN:MAX to scale with demand: --replicas 1:4.",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _model(options: ServeOptions) -> str:
+    if options.model is not None and options.model_id not in (None, options.model):
+        raise InvalidConfig(
+            f'Two models are named: "{options.model}" and "{options.model_id}".',
+            "Name one, as MODEL or with --model.",
+        )
+    model = options.model or options.model_id
+    if model is None:
+        return str(AppArgs.model_fields["model"].default)
+    # Ray's processes run in other folders.
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model

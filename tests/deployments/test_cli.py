@@ -1,0 +1,383 @@
+"""The command line, run as a user does, with everything behind it replaced."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from deployments import cli
+from deployments.args import AppArgs
+from deployments.launch_options import LaunchOptions
+from engine.errors import InvalidConfig
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `pageray` with the given words: exit code, standard output, standard error."""
+    names = ("PAGERAY_CACHE", "PAGERAY_API_KEY", "RAY_ADDRESS")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
+    monkeypatch.setattr(os, "environ", environment)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pageray", *words])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        output = capsys.readouterr()
+        code = exit_info.value.code
+        return code if isinstance(code, int) else 0, output.out, output.err
+
+    return run
+
+
+class Launches:
+    """Stands for `deployments.launch` and `deployments.cli_pull`; keeps what they were told."""
+
+    def __init__(self) -> None:
+        self.args: AppArgs | None = None
+        self.options: LaunchOptions | None = None
+        self.environment: dict[str, str] = {}
+        self.pulled: list[tuple[str, Path]] = []
+        self.error: Exception | None = None
+
+    def serve_until_interrupted(self, args: AppArgs, options: LaunchOptions, _: object) -> None:
+        self.args, self.options, self.environment = args, options, dict(os.environ)
+        if self.error is not None:
+            raise self.error
+
+    def pull(self, model: str, cache_dir: Path, _console: object) -> Path:
+        self.pulled.append((model, cache_dir))
+        return cache_dir / model
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    launches = Launches()
+    launch = SimpleNamespace(serve_until_interrupted=launches.serve_until_interrupted)
+    monkeypatch.setitem(sys.modules, "deployments.launch", launch)
+    monkeypatch.setitem(sys.modules, "deployments.cli_pull", SimpleNamespace(pull=launches.pull))
+    return launches
+
+
+def test_serve_without_options_serves_the_default_model_to_this_machine(
+    run: Run, launches: Launches, tmp_path: Path
+) -> None:
+    assert run("serve") == (0, "", "")
+    assert launches.args == AppArgs(cache_dir=tmp_path / "cache" / "pageray")
+    assert launches.options == LaunchOptions(host="127.0.0.1", port=8000)
+    assert launches.pulled == [("smollm2", tmp_path / "cache" / "pageray")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # ours
+        "some/model --tensor-parallel-size 2 --max-model-len 512 --replicas 3 --max-num-seqs 8 "
+        "--max-num-batched-tokens 99 --memory-utilization 0.5 --drain-timeout 9 --host 0.0.0.0 "
+        "--port 9 --max-body-size 2MB --dtype float16",
+        # vLLM's
+        "--model some/model -tp 2 --max-model-len 512 --data-parallel-size 3 --max-num-seqs 8 "
+        "--max-num-batched-tokens 99 --gpu-memory-utilization 0.5 --shutdown-timeout 9 "
+        "--host 0.0.0.0 --port 9 --max-body-size 2MB --dtype half",
+        # TGI's
+        "--model-id some/model --num-shard 2 --max-total-tokens 512 -dp 3 --max-batch-size 8 "
+        "--max-batch-prefill-tokens 99 --cuda-memory-fraction 0.5 "
+        "--graceful-termination-timeout 9 --hostname 0.0.0.0 -p 9 --payload-limit 2000000 "
+        "--dtype float16",
+    ],
+)
+def test_names_of_vllm_and_tgi_mean_the_same(run: Run, launches: Launches, words: str) -> None:
+    code, _, error = run("serve", *words.split(), "--cache-dir", "/cache")
+    assert (code, error) == (0, "")
+    assert launches.args == AppArgs(
+        model="some/model",
+        cache_dir=Path("/cache"),
+        tensor_parallel_size=2,
+        max_model_len=512,
+        replicas_min=3,
+        replicas_max=3,
+        max_num_seqs=8,
+        max_num_batched_tokens=99,
+        memory_utilization=0.5,
+        drain_timeout_s=9,
+        max_body_bytes=2_000_000,
+        dtype="float16",
+    )
+    assert launches.options == LaunchOptions(host="0.0.0.0", port=9)  # noqa: S104  any address
+
+
+@pytest.mark.parametrize(
+    ("size", "num_bytes"),
+    [
+        ("1000", 1000),
+        ("512MiB", 512 << 20),
+        ("2GiB", 2 << 30),
+        ("1e9", 10**9),
+        ("1.5 gb", 15 * 10**8),
+    ],
+)
+def test_sizes_take_units(run: Run, launches: Launches, size: str, num_bytes: int) -> None:
+    run("serve", "--kv-cache-memory", size)
+    assert launches.args is not None
+    assert launches.args.kv_cache_bytes == num_bytes
+
+
+def test_replicas_take_a_range(run: Run, launches: Launches) -> None:
+    run("serve", "--replicas", "1:4")
+    assert launches.args is not None
+    assert (launches.args.replicas_min, launches.args.replicas_max) == (1, 4)
+
+
+def test_local_model_path_is_absolute_for_processes_in_other_folders(
+    run: Run, launches: Launches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run("serve", "tiny")
+    assert launches.args is not None
+    assert launches.args.model == str(tmp_path / "tiny")
+    assert launches.args.model_name == "tiny"
+
+
+def test_ray_finds_its_environment_and_own_haproxy_files(run: Run, launches: Launches) -> None:
+    run("serve")
+    assert launches.environment["RAY_AUTH_MODE"] == "token"
+    folder = Path(launches.environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).parent
+    assert not folder.exists(), "removed at the end"
+
+
+def test_joining_a_cluster_leaves_its_haproxy_and_its_models_alone(
+    run: Run, launches: Launches
+) -> None:
+    run("serve", "--address", "10.0.0.1:6379")
+    everywhere = "0.0.0.0"  # noqa: S104  what is tested
+    assert launches.options == LaunchOptions(host=everywhere, address="10.0.0.1:6379")
+    assert "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC" not in launches.environment
+    assert launches.pulled == []
+
+
+def test_failed_start_ends_in_cause_and_fix(run: Run, launches: Launches) -> None:
+    launches.error = InvalidConfig("The cause [1].", "The fix.")
+    assert run("serve") == (2, "", "Error: The cause [1].\nThe fix.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("--block-size 3", "block size is 3"),
+        ("--kv-cache-memory lots", '"lots" is no size'),
+        ("--kv-cache-memory 1XB", '"1XB" is no size'),
+        ("--kv-cache-memory 0", "kv-cache-bytes is 0"),
+        ("--replicas many", '"many" is no number of replicas'),
+        ("--replicas 4:1", "below replicas_min 4"),
+        ("--replicas 0", "replicas-min is 0"),
+        ("one --model two", "Two models are named"),
+        ("--dtype int3", "int3"),
+        ("--quantize gptq", "--quantize"),
+    ],
+)
+def test_impossible_option_is_refused_by_name(
+    run: Run, launches: Launches, words: str, cause: str
+) -> None:
+    code, output, error = run("serve", *words.split())
+    assert (code, output) == (2, "")
+    assert cause in error
+    assert "Traceback" not in error
+    assert launches.args is None
+
+
+def test_config_file_gives_options_and_command_line_comes_first(
+    run: Run, launches: Launches, tmp_path: Path
+) -> None:
+    file = tmp_path / "pageray.yaml"
+    file.write_text(
+        "model: some/model\nmax_num_seqs: 8\nnum-shard: 2\nreplicas: 1:4\n"
+        "enable-prefix-caching: false\napi-key: [a, b]\ndashboard: no\nport: 9000\n"
+    )
+    code, _, error = run("serve", "--config", str(file), "--port", "9001", "--cache-dir", "/cache")
+    assert (code, error) == (0, "")
+    assert launches.args == AppArgs(
+        model="some/model",
+        cache_dir=Path("/cache"),
+        max_num_seqs=8,
+        tensor_parallel_size=2,
+        replicas_min=1,
+        replicas_max=4,
+        enable_prefix_caching=False,
+        api_keys=("a", "b"),
+    )
+    assert launches.options == LaunchOptions(port=9001, dashboard=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max-num-sequences: 8", ['no option "max-num-sequences"', 'Did you mean "max-num-seqs"']),
+        ("config: other.yaml", ['no option "config"']),
+        ("port: [1, 2]", ["port has more than one value"]),
+        ("just words", ["holds no options"]),
+        ("a: [", ["cannot be read"]),
+        ("port: high", ["port"]),
+    ],
+)
+def test_wrong_config_file_is_refused(
+    run: Run, launches: Launches, tmp_path: Path, text: str, words: list[str]
+) -> None:
+    file = tmp_path / "pageray.yaml"
+    file.write_text(text)
+    code, _, error = run("serve", "--config", str(file))
+    assert code == 2
+    for word in words:
+        assert word in error
+    assert launches.args is None
+
+
+def test_empty_config_file_changes_nothing(run: Run, launches: Launches, tmp_path: Path) -> None:
+    file = tmp_path / "pageray.yaml"
+    file.write_text("# nothing yet\n")
+    assert run("serve", "--config", str(file)) == (0, "", "")
+    assert launches.options == LaunchOptions()
+
+
+def test_foreign_kernels_distribution_stops_the_start(
+    run: Run, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "0.18.2")
+    code, _, error = run("serve")
+    assert code == 2
+    assert "kernels 0.18.2 is installed" in error
+    assert "pip uninstall -y kernels" in error
+    assert launches.args is None
+
+
+def test_config_prints_what_serve_deploy_takes(run: Run) -> None:
+    code, output, error = run("config", "some/model", "--replicas", "1:4", "--api-key", "k")
+    assert (code, error) == (0, "")
+    config = ServeDeploySchema.model_validate(yaml.safe_load(output))
+    (application,) = config.applications
+    assert application.import_path == "deployments.app:build"
+    args = AppArgs(model="some/model", replicas_max=4, api_keys=("k",))
+    assert AppArgs.model_validate(application.args) == args
+    assert "cache_dir" not in application.args, "a folder of this machine means nothing there"
+    assert "#   RAY_AUTH_MODE=token" in output
+
+
+def test_pull_says_where_the_model_is(run: Run, launches: Launches, tmp_path: Path) -> None:
+    code, output, _ = run("pull", "smollm2", "--cache-dir", str(tmp_path))
+    assert (code, output) == (0, f"smollm2 is at {tmp_path}/smollm2\n")
+
+
+def test_cache_dir_is_found_in_the_environment() -> None:
+    assert cli.default_cache_dir({"PAGERAY_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
+    assert cli.default_cache_dir({"XDG_CACHE_HOME": "/b"}) == Path("/b/pageray")
+    assert cli.default_cache_dir({}) == Path.home() / ".cache" / "pageray"
+
+
+def test_version(run: Run) -> None:
+    code, output, _ = run("--version")
+    assert code == 0
+    assert output.startswith("pageray 0.1")
+
+
+STATUS = {
+    "model": "smollm2",
+    "replicas": [
+        {
+            "replica_id": "x7k2mq9a",
+            "state": "serving",
+            "connected": True,
+            "age_s": 0.25,
+            "num_blocks": 100,
+            "num_free_blocks": 60,
+            "num_evictable_blocks": 10,
+            "num_running": 3,
+            "num_waiting": 2,
+            "num_steps": 4711,
+        },
+        {"replica_id": "b3n8v0zt", "state": "serving", "connected": False},
+    ],
+}
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, response: httpx2.Response) -> list[httpx2.Request]:
+    """Let a function stand for the service; return the requests it will see."""
+    requests: list[httpx2.Request] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return response
+
+    def open_client(url: str, _api_key: Any) -> httpx2.Client:
+        return httpx2.Client(base_url=url, transport=httpx2.MockTransport(handle))
+
+    monkeypatch.setattr(cli, "open_client", open_client)
+    return requests
+
+
+def test_status_shows_each_replica_and_its_blocks(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = answer(monkeypatch, httpx2.Response(200, json=STATUS))
+    code, output, _ = run("status", "--url", "http://there:1")
+    assert code == 0
+    assert str(requests[0].url) == "http://there:1/status"
+    first, second = (
+        line.split() for line in output.splitlines() if "serving" in line or "unreach" in line
+    )
+    assert first[:3] == ["x7k2mq9a", "serving", "30/100"]
+    assert first[-5:] == ["10", "3", "2", "0.2", "s"]
+    assert second[:2] == ["b3n8v0zt", "unreachable"]
+
+
+def test_status_json_is_what_the_service_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, httpx2.Response(200, json=STATUS))
+    assert json.loads(run("status", "--json")[1]) == STATUS
+
+
+def test_server_error_is_shown_in_its_own_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"error": {"message": "The API key is wrong.", "code": "invalid_api_key"}}
+    answer(monkeypatch, httpx2.Response(401, json=body))
+    code, _, error = run("status")
+    assert code == 2
+    assert "401: The API key is wrong." in error
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[1]"])
+def test_something_else_than_pageray_is_noticed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    answer(monkeypatch, httpx2.Response(200, content=content))
+    code, _, error = run("status")
+    assert code == 2
+    assert "Check --url." in error
+
+
+@pytest.mark.parametrize("command", ["status", "chat"])
+def test_client_says_so_when_nobody_listens(run: Run, command: str) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound but not listening: nobody else can answer there
+        code, _, error = run(command, "--url", f"http://127.0.0.1:{held.getsockname()[1]}")
+    assert code == 2
+    assert "Nobody listens at http://127.0.0.1" in error
+    assert "pageray serve" in error
+
+
+def test_command_line_comes_up_without_ray_and_torch() -> None:
+    code = (
+        "import sys, deployments.cli\n"
+        "print({'ray', 'torch', 'transformers', 'numpy', 'starlette'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
