@@ -23,7 +23,8 @@ class TokenLogprob:
     """The most probable (token id, logprob), best first."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for every sequence of every step, and frozen ones cost 1 us more each.
+@dataclass(slots=True)
 class TokenOutput:
     """New tokens of one sequence. `finish_reason` is set on its last output only."""
 

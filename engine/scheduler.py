@@ -9,9 +9,9 @@ Order is arrival order throughout, which makes starvation impossible:
   the queue only and preemption the youngest only.
 - A request may take blocks from younger ones, never from older ones. So the oldest always
   computes at least one token a step, and every request becomes the oldest in the end.
-- Only the youngest running request can be part-way through its prefill, because admission ends
-  where the budget does. So one pass in arrival order serves the decodes first, and a request
-  that is preempted was not scheduled in the same step.
+- Admission ends where the budget does. So no more requests run than the budget has tokens, and
+  only the youngest of them can be part-way through its prefill: one pass in arrival order serves
+  all decodes first, and a request that is preempted was not scheduled in the same step.
 """
 
 from collections import OrderedDict
@@ -51,8 +51,7 @@ class Scheduler:
         self._pool = pool
         self._block_size = pool.block_size
         self._max_num_batched_tokens = config.max_num_batched_tokens
-        # No more than the budget, so that every decode can have its token every step.
-        self._max_num_running = min(config.max_num_seqs, config.max_num_batched_tokens)
+        self._max_num_seqs = config.max_num_seqs
         self._watermark = max(1, int(pool.num_blocks * _WATERMARK))
         self._waiting: OrderedDict[Request, None] = OrderedDict()
         # Each with its decode, which is the same every step and so made once.
@@ -170,7 +169,7 @@ class Scheduler:
 
     def _admit_waiting(self, plan: _Plan) -> None:
         """Admit from the head of the queue until one does not fit; none behind it may pass."""
-        while self._waiting and plan.budget > 0 and len(self._running) < self._max_num_running:
+        while self._waiting and plan.budget > 0 and len(self._running) < self._max_num_seqs:
             request = next(iter(self._waiting))
             if not self._admit(request):
                 return
@@ -195,7 +194,8 @@ class Scheduler:
         # The last known token is always computed: its logits give the next one.
         num_shareable = (request.num_tokens - 1) // self._block_size
         request.block_ids += pool.lookup(request.block_hashes[:num_shareable])
-        if self._num_blocks_lacking(request, request.num_tokens) > pool.num_usable_blocks - num_kept:
+        num_lacking = self._num_blocks_lacking(request, request.num_tokens)
+        if num_lacking > pool.num_usable_blocks - num_kept:
             self._release(request)
             return False
         request.num_computed_tokens = len(request.block_ids) * self._block_size
@@ -240,7 +240,7 @@ class Scheduler:
 
     def _num_blocks_lacking(self, request: Request, num_tokens: int) -> int:
         """Blocks it needs besides its own to hold `num_tokens`."""
-        return max(0, -(-num_tokens // self._block_size) - len(request.block_ids))
+        return -(-num_tokens // self._block_size) - len(request.block_ids)
 
     def _register_blocks(self, request: Request, first: int, end: int) -> None:
         """Offer blocks [first, end), now full, to the prefix cache."""

@@ -1,0 +1,168 @@
+"""Put an engine together from its settings, and tell what it took."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.activation_memory import activation_bytes, example_step
+from engine.config import EngineConfig
+from engine.core import EngineCore
+from engine.device import choose_device, choose_dtype, set_num_threads
+from engine.errors import InvalidConfig
+from engine.input_batch import InputBatch
+from engine.kv_cache import (
+    MemoryPlan,
+    attention_geometry,
+    cache_budget,
+    choose_max_model_len,
+    num_blocks_in,
+)
+from engine.model_config import ModelConfig, check_parallel_size
+from engine.model_executor import ModelExecutor
+from engine.model_runner import ModelRunner
+from engine.models.decoder import Decoder
+from engine.models.decoder_weights import load_decoder
+from engine.parallel import TensorParallel
+from engine.progress import Report
+from engine.rotary import rotation_table
+from engine.sampler import Sampler
+from engine.weights import Checkpoint
+
+_WARM_UP_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What start-up found and how long it took."""
+
+    model: ModelConfig
+    device: str
+    dtype: str
+    memory: MemoryPlan
+    phase_s: dict[str, float]
+    """Seconds of each phase, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """A core ready to serve and the story of its start."""
+
+    core: EngineCore
+    report: BuildReport
+
+
+def build_core(
+    config: EngineConfig, group: TensorParallel, report: Report | None = None
+) -> EngineCore:
+    """Build rank 0's engine. See `build_engine`."""
+    return build_engine(config, group, report).core
+
+
+def build_engine(
+    config: EngineConfig, group: TensorParallel, report: Report | None = None
+) -> BuiltEngine:
+    """Build rank 0's engine while the other ranks are in `run_follower`.
+
+    Args:
+        config: the same on every rank.
+        group: joined by every rank.
+        report: told how far loading has come.
+
+    Raises InvalidModel, InvalidConfig.
+    """
+    runner, built = build_runner(config, group, report)
+    input_batch = InputBatch(
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=built.memory.max_model_len,
+        block_size=config.block_size,
+    )
+    executor = ModelExecutor(runner, input_batch, Sampler(built.model.vocab_size), group)
+    core = EngineCore(
+        config,
+        executor,
+        max_model_len=built.memory.max_model_len,
+        eos_token_ids=built.model.eos_token_ids,
+        vocab_size=built.model.vocab_size,
+    )
+    return BuiltEngine(core, built)
+
+
+def build_runner(
+    config: EngineConfig, group: TensorParallel, report: Report | None = None
+) -> tuple[ModelRunner, BuildReport]:
+    """Build one rank: load its weights, size and allocate its KV cache, warm up."""
+    clock = _PhaseClock()
+    if group.size != config.tensor_parallel_size:
+        raise InvalidConfig(
+            f"The group has {group.size} ranks, the settings say {config.tensor_parallel_size}.",
+            "Start as many ranks as the tensor parallel size.",
+        )
+    device = choose_device(config)
+    set_num_threads(config, device)
+    with clock.phase("read config"):
+        model = ModelConfig.from_folder(config.model_path)
+        check_parallel_size(model, group.size)
+    dtype = choose_dtype(config, model, device)
+    with clock.phase("load weights"), Checkpoint(config.model_path, dtype) as checkpoint:
+        decoder = load_decoder(checkpoint, model, group, device, dtype, report)
+    with clock.phase("allocate KV cache"):
+        memory = _plan_memory(config, model, decoder, group, dtype, device)
+        geometry = attention_geometry(
+            model, group.size, dtype, config.block_size, memory.num_blocks
+        )
+        rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
+        runner = ModelRunner(decoder, geometry, rotations, device)
+    with clock.phase("warm up"):
+        _warm_up(runner, config, memory)
+    return runner, BuildReport(
+        model=model,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        memory=memory,
+        phase_s=clock.phase_s,
+    )
+
+
+def _plan_memory(
+    config: EngineConfig,
+    model: ModelConfig,
+    decoder: Decoder,
+    group: TensorParallel,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> MemoryPlan:
+    num_activation_bytes = activation_bytes(config, model, decoder, dtype, device)
+    one_block = attention_geometry(model, group.size, dtype, config.block_size, num_blocks=1)
+    block_bytes = one_block.block_bytes * model.num_layers
+    budget = group.minimum(cache_budget(config, group.size, device, num_activation_bytes))
+    num_blocks = num_blocks_in(budget, block_bytes)
+    return MemoryPlan(
+        weight_bytes=decoder.num_bytes,
+        activation_bytes=num_activation_bytes,
+        kv_cache_bytes=num_blocks * block_bytes,
+        block_bytes=block_bytes,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        max_model_len=choose_max_model_len(config, model, num_blocks),
+    )
+
+
+def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> None:
+    """Run a prefill and a decode, so that the first request waits for no library to get ready."""
+    num_tokens = min(_WARM_UP_TOKENS, config.max_num_batched_tokens, memory.max_model_len)
+    for query_lens in ([num_tokens], [1]):
+        runner.forward(example_step(query_lens, config.block_size, num_rows=1))
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseClock:
+    phase_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.phase_s[name] = time.perf_counter() - started

@@ -1,0 +1,49 @@
+"""Which device, number format and threads an engine uses on this machine."""
+
+import os
+
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import InvalidConfig
+from engine.model_config import ModelConfig
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    """Return the device of this process. Raises InvalidConfig when it is not there."""
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cpu" or (config.device == "auto" and not has_cuda):
+        return torch.device("cpu")
+    if config.device not in ("auto", "cuda"):
+        raise InvalidConfig(f"Device {config.device!r} is unknown.", "Use auto, cpu or cuda.")
+    if not has_cuda:
+        raise InvalidConfig(
+            "Device cuda was asked for, but torch sees no CUDA GPU.",
+            "Use --device cpu, or install a CUDA build of torch on a machine with a GPU.",
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
+    """Return what weights, activations and KV cache are kept in."""
+    if config.dtype != "auto":
+        if config.dtype not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise InvalidConfig(f"Dtype {config.dtype!r} is unknown.", f"Use auto, {known}.")
+        return _DTYPES[config.dtype]
+    if device.type == "cuda":
+        return model.dtype
+    # Without bfloat16 instructions torch emulates them, many times slower than float32.
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def set_num_threads(config: EngineConfig, device: torch.device) -> None:
+    """Give this rank its share of the cores; ranks that share all of them slow each other down."""
+    if device.type == "cpu":
+        num_cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(
+            config.num_threads or max(num_cores // config.tensor_parallel_size, 1)
+        )

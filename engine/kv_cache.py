@@ -1,0 +1,109 @@
+"""How large the KV cache is and what fits into it; makes its tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.config import EngineConfig
+from engine.errors import InvalidConfig
+from engine.host_memory import available_host_bytes
+from engine.model_config import ModelConfig
+from engine.models.decoder_weights import local_heads
+from kernels.layout import AttentionGeometry
+
+_MAX_HOST_CACHE_BYTES = 4 << 30
+_HOST_SHARE = 0.5
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What one rank's memory is spent on. Ranks differ by little; blocks are the same on all."""
+
+    weight_bytes: int
+    activation_bytes: int
+    """Most that a step needs beside weights and cache; measured on CUDA, estimated on CPU."""
+    kv_cache_bytes: int
+    block_bytes: int
+    """Of one block, all layers."""
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+
+    @property
+    def num_cache_tokens(self) -> int:
+        """Tokens whose KV the cache holds."""
+        return self.num_blocks * self.block_size
+
+    @property
+    def max_concurrency(self) -> float:
+        """Sequences of `max_model_len` tokens that fit at once."""
+        return self.num_cache_tokens / self.max_model_len
+
+
+def attention_geometry(
+    model: ModelConfig, size: int, dtype: torch.dtype, block_size: int, num_blocks: int
+) -> AttentionGeometry:
+    """Return the shape of one rank's attention in a group of `size`."""
+    num_kv_heads, group_size = local_heads(model, size)
+    return AttentionGeometry(
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_kv_heads=num_kv_heads,
+        group_size=group_size,
+        head_dim=model.head_dim,
+        dtype=dtype,
+    )
+
+
+def allocate_kv_caches(
+    geometry: AttentionGeometry, num_layers: int, device: torch.device
+) -> list[Tensor]:
+    """Make each layer's cache; see `kernels.ops.store_kv` for its shape."""
+    shape, dtype = geometry.cache_shape, geometry.dtype
+    return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+
+
+def cache_budget(
+    config: EngineConfig, size: int, device: torch.device, activation_bytes: int
+) -> int:
+    """Return the bytes that one rank's KV cache may take, once its weights are loaded."""
+    if config.kv_cache_bytes is not None:
+        return config.kv_cache_bytes // size
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        kept_free = int(total * (1 - config.memory_utilization))
+        return free - kept_free - activation_bytes
+    share = _HOST_SHARE * config.memory_utilization
+    return min(_MAX_HOST_CACHE_BYTES, int(available_host_bytes() * share)) // size
+
+
+def num_blocks_in(budget: int, block_bytes: int) -> int:
+    """Return the blocks that fit. Raises InvalidConfig when not even one does."""
+    if budget < block_bytes:
+        raise InvalidConfig(
+            f"The KV cache has room for {max(budget, 0) / _MIB:.1f} MiB on a rank, "
+            f"and one block takes {block_bytes / _MIB:.1f} MiB.",
+            "Give the KV cache more memory, use more ranks, or make blocks or model smaller.",
+        )
+    return budget // block_bytes
+
+
+def choose_max_model_len(config: EngineConfig, model: ModelConfig, num_blocks: int) -> int:
+    """Return the longest sequence to serve. Raises InvalidConfig when the wish cannot be met."""
+    num_tokens = num_blocks * config.block_size
+    wanted = config.max_model_len
+    if wanted is None:
+        return min(model.max_position, num_tokens)
+    if wanted > model.max_position:
+        raise InvalidConfig(
+            f"max_model_len is {wanted}, but the model was made for {model.max_position} tokens.",
+            f"Use a max_model_len of at most {model.max_position}.",
+        )
+    if wanted > num_tokens:
+        raise InvalidConfig(
+            f"max_model_len is {wanted}, but the KV cache holds {num_tokens} tokens.",
+            f"Use a max_model_len of at most {num_tokens}, or give the KV cache more memory.",
+        )
+    return wanted

@@ -1,0 +1,63 @@
+"""One rank of the model: weights, KV cache and what turns a step's integers into logits.
+
+Knows nothing of requests; every rank of a group runs the same steps in the same order.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.kv_cache import allocate_kv_caches
+from engine.models.decoder import Decoder
+from engine.step_input import StepInput
+from kernels import ops
+from kernels.layout import AttentionGeometry
+
+
+class ModelRunner:
+    """Runs steps on one rank."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        geometry: AttentionGeometry,
+        rotations: Tensor,
+        device: torch.device,
+    ) -> None:
+        """Allocate the KV cache.
+
+        Args:
+            decoder: this rank's share of the model.
+            geometry: shape of the cache.
+            rotations: [positions, head_dim / 2] complex64, see engine/rotary.py.
+            device: where all of it lives.
+        """
+        self._decoder = decoder
+        self._rotations = rotations
+        self._device = device
+        self._kv_caches = allocate_kv_caches(geometry, len(decoder.layers), device)
+        windows = frozenset(layer.attention.window for layer in decoder.layers)
+        self._planner = ops.attention_planner(geometry, windows, device)
+        self.num_blocks = geometry.num_blocks
+
+    @torch.inference_mode()
+    def forward(self, step: StepInput) -> Tensor | None:
+        """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
+        plan = self._planner.plan(step.layout)
+        rotation = self._rotations.index_select(0, self._to_device(step.positions))
+        return self._decoder.forward(
+            self._to_device(step.token_ids),
+            rotation,
+            self._kv_caches,
+            plan,
+            self._logits_rows(step),
+        )
+
+    def _logits_rows(self, step: StepInput) -> Tensor | None:
+        rows = step.logits_rows
+        if len(rows) == len(step.token_ids) and np.array_equal(rows, np.arange(len(rows))):
+            return None
+        return self._to_device(rows)
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)

@@ -1,0 +1,1 @@
+"""The models we run: one decoder whose architectures differ in data."""

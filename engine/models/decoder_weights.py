@@ -1,0 +1,219 @@
+"""A checkpoint's tensors -> one rank's decoder: which slices, in which order, fused how."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from engine.attention import Attention
+from engine.linear import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    VocabParallelHead,
+)
+from engine.model_config import ModelConfig
+from engine.models.decoder import Decoder, DecoderLayer
+from engine.parallel import TensorParallel
+from engine.progress import Report
+from engine.weights import Checkpoint
+from kernels import ops
+from kernels.weights import NormWeight
+
+_HEAD = "lm_head.weight"
+_EMBEDDING = "model.embed_tokens.weight"
+_FINAL_NORM = "model.norm.weight"
+# Old checkpoints store what follows from the config.
+_DERIVED = ("rotary_emb.inv_freq",)
+
+
+def load_decoder(
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    group: TensorParallel,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Report | None = None,
+) -> Decoder:
+    """Load this rank's share. Raises InvalidModel when the checkpoint is not such a model.
+
+    Args:
+        checkpoint: read with `dtype`.
+        model: what the checkpoint should hold.
+        group: whose rank this is.
+        device: where the weights go.
+        dtype: what they are kept in.
+        report: told after each layer.
+    """
+    # A tied model may still carry its head, a copy of the embedding.
+    ignored = (*_DERIVED, _HEAD) if model.tie_embeddings else _DERIVED
+    checkpoint.check(dict(_expected(model)), ignored)
+    loader = _Loader(checkpoint, model, group, device, pack=ops.can_pack(dtype, device))
+    return loader.load(report)
+
+
+def local_heads(model: ModelConfig, size: int) -> tuple[int, int]:
+    """Return a rank's KV heads and the query heads of each; beyond one a rank, KV is repeated."""
+    num_kv_heads = max(model.num_kv_heads // size, 1)
+    return num_kv_heads, model.num_heads // size // num_kv_heads
+
+
+def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor that the model needs."""
+    hidden, ffn = model.hidden_size, model.intermediate_size
+    q_size, kv_size = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    yield _EMBEDDING, (model.vocab_size, hidden)
+    yield _FINAL_NORM, (hidden,)
+    if not model.tie_embeddings:
+        yield _HEAD, (model.vocab_size, hidden)
+    matrices = (
+        ("self_attn.q_proj", q_size, hidden, model.qkv_bias),
+        ("self_attn.k_proj", kv_size, hidden, model.qkv_bias),
+        ("self_attn.v_proj", kv_size, hidden, model.qkv_bias),
+        ("self_attn.o_proj", hidden, q_size, model.output_bias),
+        ("mlp.gate_proj", ffn, hidden, model.mlp_bias),
+        ("mlp.up_proj", ffn, hidden, model.mlp_bias),
+        ("mlp.down_proj", hidden, ffn, model.mlp_bias),
+    )
+    for i in range(model.num_layers):
+        layer = f"model.layers.{i}"
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+        if model.qk_norm:
+            yield f"{layer}.self_attn.q_norm.weight", (model.head_dim,)
+            yield f"{layer}.self_attn.k_norm.weight", (model.head_dim,)
+        for name, num_outputs, num_inputs, has_bias in matrices:
+            yield f"{layer}.{name}.weight", (num_outputs, num_inputs)
+            if has_bias:
+                yield f"{layer}.{name}.bias", (num_outputs,)
+
+
+class _Loader:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: ModelConfig,
+        group: TensorParallel,
+        device: torch.device,
+        *,
+        pack: bool,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._model = model
+        self._group = group
+        self._device = device
+        self._pack = pack
+        self._num_kv_heads, self._group_size = local_heads(model, group.size)
+
+    def load(self, report: Report | None) -> Decoder:
+        model = self._model
+        embedding = self._vocab_share(_EMBEDDING)
+        output = embedding if model.tie_embeddings else self._vocab_share(_HEAD)
+        return Decoder(
+            embedding=VocabParallelEmbedding(
+                embedding, self._group.rank * len(embedding), self._group
+            ),
+            layers=self._layers(report),
+            final_norm=self._norm(_FINAL_NORM),
+            head=VocabParallelHead(
+                ops.linear_weight(output, None, pack=self._pack), model.vocab_size, self._group
+            ),
+        )
+
+    def _layers(self, report: Report | None) -> list[DecoderLayer]:
+        layers = []
+        for i in range(self._model.num_layers):
+            layers.append(self._layer(i))
+            if report is not None:
+                report("load weights", i + 1, self._model.num_layers)
+        return layers
+
+    def _layer(self, i: int) -> DecoderLayer:
+        model, name = self._model, f"model.layers.{i}"
+        return DecoderLayer(
+            input_norm=self._norm(f"{name}.input_layernorm.weight"),
+            attention=Attention(
+                qkv=self._qkv(f"{name}.self_attn"),
+                qk_norm=self._qk_norm(f"{name}.self_attn") if model.qk_norm else None,
+                num_kv_heads=self._num_kv_heads,
+                group_size=self._group_size,
+                head_dim=model.head_dim,
+                window=model.sliding_windows[i],
+            ),
+            attention_output=self._row_parallel(
+                f"{name}.self_attn.o_proj", model.num_heads * model.head_dim, model.output_bias
+            ),
+            post_attention_norm=self._norm(f"{name}.post_attention_layernorm.weight"),
+            gate_up=self._gate_up(f"{name}.mlp"),
+            down=self._row_parallel(
+                f"{name}.mlp.down_proj", model.intermediate_size, model.mlp_bias
+            ),
+        )
+
+    def _read(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        return self._checkpoint.read(name, rows, columns).to(self._device)
+
+    def _share(self, size: int) -> slice:
+        """Rows or columns of this rank, of `size` that divide evenly."""
+        local = size // self._group.size
+        return slice(self._group.rank * local, (self._group.rank + 1) * local)
+
+    def _norm(self, name: str) -> NormWeight:
+        return ops.norm_weight(self._read(name), self._model.rms_norm_eps)
+
+    def _qk_norm(self, name: str) -> NormWeight:
+        query = _interleave(self._read(f"{name}.q_norm.weight"), self._model.head_dim)
+        key = _interleave(self._read(f"{name}.k_norm.weight"), self._model.head_dim)
+        gain = torch.stack([*[query] * self._group_size, key])
+        return ops.norm_weight(gain, self._model.rms_norm_eps)
+
+    def _qkv(self, name: str) -> ColumnParallelLinear:
+        weight = self._fuse_qkv(name, "weight")
+        bias = self._fuse_qkv(name, "bias") if self._model.qkv_bias else None
+        return ColumnParallelLinear(ops.linear_weight(weight, bias, pack=self._pack))
+
+    def _fuse_qkv(self, name: str, kind: str) -> Tensor:
+        """Order the outputs by KV head: its query heads, its key, its value (see Attention)."""
+        head_dim, num_kv_heads = self._model.head_dim, self._num_kv_heads
+        queries = self._share(self._model.num_heads * head_dim)
+        first = self._group.rank * self._model.num_kv_heads // self._group.size * head_dim
+        keys = slice(first, first + num_kv_heads * head_dim)
+        query = _interleave(self._read(f"{name}.q_proj.{kind}", queries), head_dim)
+        key = _interleave(self._read(f"{name}.k_proj.{kind}", keys), head_dim)
+        value = self._read(f"{name}.v_proj.{kind}", keys)
+        parts = [part.view(num_kv_heads, -1, *part.shape[1:]) for part in (query, key, value)]
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+    def _gate_up(self, name: str) -> ColumnParallelLinear:
+        share = self._share(self._model.intermediate_size)
+
+        def fuse(kind: str) -> Tensor:
+            return torch.cat([self._read(f"{name}.{p}_proj.{kind}", share) for p in ("gate", "up")])
+
+        bias = fuse("bias") if self._model.mlp_bias else None
+        return ColumnParallelLinear(ops.linear_weight(fuse("weight"), bias, pack=self._pack))
+
+    def _row_parallel(self, name: str, num_inputs: int, has_bias: bool) -> RowParallelLinear:
+        weight = self._read(f"{name}.weight", columns=self._share(num_inputs))
+        bias = self._read(f"{name}.bias") if has_bias and self._group.is_first else None
+        return RowParallelLinear(ops.linear_weight(weight, bias, pack=self._pack), self._group)
+
+    def _vocab_share(self, name: str) -> Tensor:
+        vocab_size, size = self._model.vocab_size, self._group.size
+        local = -(-vocab_size // size)
+        first = min(self._group.rank * local, vocab_size)
+        rows = self._read(name, slice(first, min(first + local, vocab_size)))
+        if len(rows) == local:
+            return rows
+        padding = rows.new_zeros(local - len(rows), rows.shape[1])
+        return torch.cat((rows, padding))
+
+
+def _interleave(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorder each head's rows so that those that rotate together are neighbours.
+
+    Checkpoints pair element i with i + head_dim / 2. Queries and keys move alike, so their
+    products stay the same.
+    """
+    halves = rows.view(-1, 2, head_dim // 2, *rows.shape[1:])
+    return halves.transpose(1, 2).flatten(0, 2)

@@ -1,0 +1,120 @@
+"""Every operation in plain torch, on any device: the oracle of the fast paths.
+
+Same names and signatures as `kernels.ops`; shapes and dtypes are documented there. CUDA runs
+these until its own kernels exist. All sums, norms and softmaxes are taken in float32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the name everybody knows
+from torch import Tensor
+
+from kernels.layout import AttentionGeometry, StepLayout
+from kernels.weights import LinearWeight, NormWeight
+
+
+def linear(x: Tensor, weight: LinearWeight) -> Tensor:
+    """Return x @ weight.T + bias."""
+    assert not weight.is_packed, "a packed weight is for the CPU path alone"
+    return F.linear(x, weight.weight, weight.bias)
+
+
+def rms_norm(x: Tensor, norm: NormWeight) -> Tensor:
+    """Return x / sqrt(mean(x * x) + eps) * weight."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)
+    return normed.to(x.dtype) * norm.weight
+
+
+def rms_norm_(x: Tensor, norm: NormWeight) -> Tensor:
+    """Norm `x` in place."""
+    return x.copy_(rms_norm(x, norm))
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, norm: NormWeight) -> Tensor:
+    """Add `x` to `residual` in place and return the norm of the sum."""
+    return rms_norm(residual.add_(x), norm)
+
+
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """Return silu(left half) * right half."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def rotary_(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the pairs (0, 1), (2, 3), ... of the last dimension in place."""
+    even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotation.real[:, None, None], rotation.imag[:, None, None]
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return heads.copy_(rotated.flatten(-2))
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """The layout of a step on the device."""
+
+    geometry: AttentionGeometry
+    layout: StepLayout
+    block_tables: Tensor
+    """[num_seqs, max_blocks] int64"""
+    slot_mapping: Tensor
+    """[num_tokens] int64"""
+
+
+class ReferencePlanner:
+    """Brings the layout of each step to the device."""
+
+    def __init__(self, geometry: AttentionGeometry, device: torch.device) -> None:
+        self._geometry = geometry
+        self._device = device
+
+    def plan(self, layout: StepLayout) -> ReferencePlan:
+        """Plan one step."""
+        block_tables = torch.from_numpy(layout.block_tables).to(self._device, torch.int64)
+        slot_mapping = torch.from_numpy(layout.slot_mapping).to(self._device, torch.int64)
+        return ReferencePlan(self._geometry, layout, block_tables, slot_mapping)
+
+
+def store_kv(key_value: Tensor, kv_cache: Tensor, plan: ReferencePlan) -> None:
+    """Write each token's key and value to its slot."""
+    block_ids = plan.slot_mapping // plan.geometry.block_size
+    offsets = plan.slot_mapping % plan.geometry.block_size
+    for i in (0, 1):
+        kv_cache[i][block_ids, :, offsets] = key_value[:, :, i]
+
+
+def paged_attention(
+    query: Tensor, kv_cache: Tensor, plan: ReferencePlan, window: int | None
+) -> Tensor:
+    """Attend sequence by sequence over gathered keys and values."""
+    bounds: Sequence[int] = plan.layout.query_start_loc.tolist()
+    seq_lens: Sequence[int] = plan.layout.seq_lens.tolist()
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    for i, seq_len in enumerate(seq_lens):
+        first, last = bounds[i], bounds[i + 1]
+        num_blocks = -(-seq_len // plan.geometry.block_size)
+        blocks = kv_cache[:, plan.block_tables[i, :num_blocks]]
+        # [2, num_kv_heads, seq_len, head_dim]; slots past the end may hold anything, even NaN.
+        key, value = blocks.transpose(1, 2).flatten(2, 3)[:, :, :seq_len].float()
+        scores = torch.einsum("thgd,hld->hgtl", query[first:last].float(), key)
+        hidden = ~visible(last - first, seq_len, window, query.device)
+        scores = scores.mul_(plan.geometry.scale).masked_fill_(hidden, -torch.inf)
+        attended = torch.einsum("hgtl,hld->thgd", scores.softmax(-1), value)
+        output[first:last] = attended.to(query.dtype)
+    return output.flatten(1)
+
+
+def visible(num_queries: int, seq_len: int, window: int | None, device: torch.device) -> Tensor:
+    """Tell which keys each of a sequence's last `num_queries` positions may see.
+
+    Returns [num_queries, seq_len] bool: key j for position i when i - window < j <= i.
+    """
+    positions = torch.arange(seq_len - num_queries, seq_len, device=device)[:, None]
+    keys = torch.arange(seq_len, device=device)[None, :]
+    mask = keys <= positions
+    if window is not None:
+        mask &= keys > positions - window
+    return mask
