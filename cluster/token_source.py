@@ -1,6 +1,6 @@
 """Where the HTTP layer gets tokens from, whatever is behind it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cluster.snapshot import ReplicaSnapshot
@@ -11,7 +11,7 @@ from engine.request import GenerateRequest
 class TokenSource(Protocol):
     """Runs requests somewhere and tells how the engines fare."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenOutput]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices until each has a finish reason.
 
         Closing the iterator early aborts what is left. Raises InvalidRequest, Overloaded or

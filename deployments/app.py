@@ -1,0 +1,67 @@
+"""Builds the Serve application; `deployments.app:build` is the import path in config files."""
+
+import math
+from typing import Any
+
+from ray.serve import Application
+
+from deployments.args import AppArgs
+from deployments.frontend import FrontendDeployment
+from deployments.replica import ReplicaDeployment
+
+SUPERVISOR_CPUS = 0.1
+FRONTEND_CPUS = 0.5
+NO_LIMIT = 1_000_000
+"""Serve's request limits do not know of KV blocks; admission is the engine's."""
+
+
+def build(args: AppArgs) -> Application:
+    """Frontends in front of replicas, each replica one tensor-parallel group."""
+    rank = {"CPU": 1.0, "GPU": 1.0} if args.device == "cuda" else {"CPU": 1.0}
+    # Settled here once: a replica that starts later may see another cluster.
+    args = args.model_copy(update={"device": args.device_kind()})
+    scales = args.replicas_min < args.replicas_max
+    replicas = ReplicaDeployment.options(
+        ray_actor_options={"num_cpus": SUPERVISOR_CPUS},
+        placement_group_bundles=[{"CPU": SUPERVISOR_CPUS}] + [rank] * args.tensor_parallel_size,
+        placement_group_strategy="PACK",
+        max_ongoing_requests=NO_LIMIT,
+        health_check_period_s=1,
+        health_check_timeout_s=5,
+        graceful_shutdown_timeout_s=args.drain_timeout_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        request_router_config={
+            "request_router_class": "deployments.request_router:KVBlockRouter",
+            "request_router_kwargs": {"board": args.model_name},
+            "max_backoff_s": 0.05,
+        },
+        num_replicas=None if scales else args.replicas_min,
+        autoscaling_config=_autoscaling(args) if scales else None,
+    ).bind(args)
+    return FrontendDeployment.options(
+        ray_actor_options={"num_cpus": FRONTEND_CPUS},
+        num_replicas=args.num_frontends,
+        max_ongoing_requests=NO_LIMIT,
+        health_check_period_s=1,
+        graceful_shutdown_timeout_s=args.drain_timeout_s,
+        graceful_shutdown_wait_loop_s=0.2,
+    ).bind(args, replicas)
+
+
+def _autoscaling(args: AppArgs) -> dict[str, Any]:
+    return {
+        "min_replicas": args.replicas_min,
+        "max_replicas": args.replicas_max,
+        "metrics_interval_s": 1,
+        "look_back_period_s": 2,
+        "upscale_delay_s": 1,
+        # The policy waits by itself until the demand has been low for long enough.
+        "downscale_delay_s": 1,
+        "policy": {"policy_function": "deployments.autoscaling_policy:KVDemandPolicy"},
+    }
+
+
+def num_cpus_needed(args: AppArgs) -> int:
+    """CPU tokens that the application takes of Ray when every replica is up."""
+    ranks = args.replicas_max * (args.tensor_parallel_size + SUPERVISOR_CPUS)
+    return math.ceil(ranks + args.num_frontends * FRONTEND_CPUS)

@@ -1,0 +1,105 @@
+"""Serves POST requests that generate text, in whatever dialect: one answer or an event stream."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from cluster.token_source import TokenSource
+from deployments.api_keys import tenant_of
+from deployments.completion import Completion, Piece
+from deployments.dialect import Ask, Dialect
+from deployments.disconnect import run_until_disconnect
+from deployments.http_errors import JSON, error_body, internal_error
+from deployments.http_settings import HttpSettings
+from deployments.json_body import read_json_object
+from deployments.metrics import HttpMetrics
+from deployments.sse import EventSender, encode_event
+from engine.errors import PageRayError
+from engine.tokenizer import Tokenizer
+
+logger = logging.getLogger("ray.serve")
+
+
+class CompletionEndpoint:
+    """ASGI endpoint of one dialect. A client that leaves has its request aborted at once."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        source: TokenSource,
+        tokenizer: Tokenizer,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+    ) -> None:
+        self._dialect = dialect
+        self._source = source
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        arrived_s = time.perf_counter()
+        values = await read_json_object(scope, receive, self._settings)
+
+        sender = EventSender(send)
+
+        async def serve() -> None:
+            ask = await self._dialect.read(values, tenant_of(scope))
+            completion = Completion(
+                self._source, self._tokenizer, ask.requests, self._metrics, arrived_s
+            )
+            if ask.stream:
+                await _stream(ask, completion, sender)
+            else:
+                await _answer(ask, completion, scope, receive, send)
+
+        def is_stuck() -> bool:
+            return sender.stuck_s > self._settings.send_timeout_s
+
+        await run_until_disconnect(
+            serve(), receive, is_stuck, check_period_s=self._settings.send_timeout_s / 4
+        )
+
+
+async def _answer(
+    ask: Ask, completion: Completion, scope: Scope, receive: Receive, send: Send
+) -> None:
+    choices: list[list[Piece]] = [[] for _ in range(completion.num_choices)]
+    async with aclosing(completion.pieces()) as pieces:
+        async for piece in pieces:
+            choices[piece.choice_index].append(piece)
+    body = ask.writer.answer(choices, completion.usage)
+    await Response(body, media_type=JSON)(scope, receive, send)
+
+
+async def _stream(ask: Ask, completion: Completion, sender: EventSender) -> None:
+    async with aclosing(completion.pieces()) as pieces:
+        # An error before the first piece still gets its own status: no header is out yet.
+        first = await anext(pieces)
+        await sender.start()
+        await sender.send(ask.writer.opening() + ask.writer.events(first))
+        async with aclosing(_events(ask, completion, pieces)) as rest:
+            async for events in rest:
+                await sender.send(events)
+        await sender.finish()
+
+
+async def _events(
+    ask: Ask, completion: Completion, pieces: AsyncGenerator[Piece]
+) -> AsyncGenerator[bytes]:
+    """Events after the first piece; an error becomes the last of them."""
+    try:
+        async for piece in pieces:
+            yield ask.writer.events(piece)
+    except PageRayError as error:
+        yield encode_event(error_body(error))
+    except Exception:  # the headers are out: an event is the only way to tell the client
+        logger.exception("stream failed for a reason nobody foresaw")
+        yield encode_event(error_body(internal_error()))
+    else:
+        yield ask.writer.closing(completion.usage)

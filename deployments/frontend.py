@@ -1,0 +1,40 @@
+"""The Frontend deployment: the HTTP application on top of the cluster's token source."""
+
+import asyncio
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from cluster.boards import find_board
+from deployments.args import AppArgs
+from deployments.http_app import build_http_app
+from deployments.http_settings import HttpSettings
+from deployments.token_source import ServeTokenSource
+from engine.model_store import resolve_model
+from engine.tokenizer import Tokenizer
+
+
+@serve.ingress()
+class Frontend:
+    """Parses, renders, tokenizes, streams. Ready once a first replica is."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: AppArgs, replicas: DeploymentHandle[Any]
+    ) -> None:
+        path = await asyncio.to_thread(resolve_model, args.model, cache_dir=args.cache_dir)
+        tokenizer = await asyncio.to_thread(Tokenizer.from_folder, path)
+        frontend_id = serve.get_replica_context().replica_id.unique_id
+        source = ServeTokenSource(replicas, find_board(args.model_name), frontend_id)
+        source.start()
+        description = await replicas.describe.remote()
+        settings = HttpSettings.from_args(args, max_model_len=description["max_model_len"])
+        self._http_app: Starlette = build_http_app(source, tokenizer, settings)
+
+    async def __serve_build_asgi_app__(self) -> Starlette:
+        """The application, built late because it needs the replicas (Serve hook)."""
+        return self._http_app
+
+
+FrontendDeployment = serve.deployment(name="Frontend")(Frontend)

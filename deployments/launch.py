@@ -1,0 +1,129 @@
+"""Starts the application on a Ray cluster, says what happens, and stops what it started."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+from rich.console import Console
+
+from cluster.engine_description import EngineDescription
+from deployments.app import build, num_cpus_needed
+from deployments.args import AppArgs
+from deployments.launch_options import LaunchOptions
+from engine.errors import InvalidConfig
+
+APP_NAME = "pageray"
+
+
+def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Console) -> None:
+    """Serve until SIGINT or SIGTERM, then drain and stop everything that was started.
+
+    Raises InvalidConfig with the root cause when the application does not come up.
+    """
+    started = time.monotonic()
+    try:
+        with _ray(args, options, console), _application(args, options, console):
+            _greet(args, options, console, time.monotonic() - started)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print("Stopped everything that was started here.")
+
+
+@contextmanager
+def _ray(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[None]:
+    with _phase(console, "start Ray" if options.address is None else "join Ray"):
+        if options.address is not None:
+            ray.init(address=options.address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                # CPUs are only Ray's tokens for placing actors. On one machine everything must
+                # start even where ranks and frontends share cores.
+                num_cpus=max(os.cpu_count() or 1, num_cpus_needed(args)),
+                include_dashboard=options.dashboard,
+                logging_level=logging.ERROR,
+                log_to_driver=options.verbose,
+            )
+    # Only now: Ray sets a handler of its own, which would leave HAProxy behind. SIGINT as well:
+    # shells start background jobs with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[None]:
+    with _phase(console, "start Ray Serve"):
+        serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+    try:
+        with _phase(console, "start engine and frontend"):
+            _deploy(args)
+        yield
+    finally:
+        console.print("Draining: streams finish, new requests are refused. Ctrl-C cuts them off.")
+        with _phase(console, "drain and stop"):
+            if APP_NAME in serve.status().applications:
+                serve.delete(APP_NAME)
+            serve.shutdown()
+
+
+def _deploy(args: AppArgs) -> None:
+    quiet = LoggingConfig(enable_access_log=False)
+    try:
+        serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:
+        application = serve.status().applications.get(APP_NAME)
+        reports = [str(error)]
+        if application is not None:
+            reports += [status.message for status in application.deployments.values()]
+        raise InvalidConfig(_root_cause(reports), "See the lines above for the fix.") from error
+
+
+def _root_cause(reports: list[str]) -> str:
+    # Ray nests tracebacks in its messages; the last line that names an exception is ours.
+    lines = [line.strip() for report in reports for line in report.splitlines() if line.strip()]
+    named = [i for i, line in enumerate(lines) if line.startswith("engine.errors.")]
+    return " ".join(lines[named[-1] : named[-1] + 2]) if named else "\n".join(lines[-12:])
+
+
+def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: float) -> None:
+    handle = serve.get_deployment_handle("Replica", APP_NAME)
+    handle._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
+    description = EngineDescription(**handle.describe.remote().result())
+    for name, seconds in description.phase_times_s.items():
+        console.print(f"    {name:<24}{seconds:6.1f} s", highlight=False)
+    console.print(description.memory_plan, highlight=False)
+    host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
+    url = f"http://{host}:{options.port}"
+    console.print(
+        f"\n[bold green]Ready[/] after {elapsed_s:.1f} s: {args.model_name} at {url}\n\n"
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
+        f'{{"model": "{args.model_name}", "messages": '
+        '[{"role": "user", "content": "What is the capital of France?"}]}\'\n\n'
+        "Ctrl-C drains and stops.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _phase(console: Console, name: str) -> Iterator[None]:
+    started = time.monotonic()
+    with console.status(name):
+        yield
+    console.print(f"  {name:<26}{time.monotonic() - started:6.1f} s", highlight=False)
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt

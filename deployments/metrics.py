@@ -1,0 +1,181 @@
+"""Prometheus metrics: what clients feel, measured here, and what the engines hold, from snapshots.
+
+The registry belongs to one application; nothing is registered globally. Each frontend measures
+its own requests, and all of them show the same engines.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cluster.snapshot import ReplicaSnapshot
+from engine.output import FinishReason
+
+# Small models make a token in a few milliseconds, long prompts take minutes.
+LATENCY_BUCKETS_S: Final = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0),
+)
+
+_LABELS: Final = ("model_name",)
+
+Reading = Callable[[ReplicaSnapshot], float]
+
+_GAUGES: Final[tuple[tuple[str, str, Reading], ...]] = (
+    ("requests_running", "Sequences that run", lambda r: r.engine.num_running),
+    ("requests_waiting", "Sequences that wait", lambda r: r.engine.num_waiting),
+    (
+        "queued_prefill_tokens",
+        "Prompt tokens not computed yet",
+        lambda r: r.engine.num_queued_prefill_tokens,
+    ),
+    ("kv_cache_usage_ratio", "Share of KV blocks in use", lambda r: _usage(r)),
+    ("kv_blocks", "KV blocks", lambda r: r.engine.num_blocks),
+    ("kv_free_blocks", "KV blocks that hold nothing of use", lambda r: r.engine.num_free_blocks),
+    (
+        "kv_evictable_blocks",
+        "KV blocks that hold a cached prefix nobody uses",
+        lambda r: r.engine.num_evictable_blocks,
+    ),
+    ("kv_block_size_tokens", "Tokens in a KV block", lambda r: r.engine.block_size),
+    ("engine_step_age_seconds", "Time without a step despite work", lambda r: r.engine.step_age_s),
+    ("snapshot_age_seconds", "Age of the replica's newest snapshot", lambda r: r.age_s),
+    ("replica_connected", "1 while the token stream is up", lambda r: float(r.connected)),
+)
+
+_COUNTERS: Final[tuple[tuple[str, str, Reading], ...]] = (
+    ("engine_steps", "Steps", lambda r: r.engine.num_steps),
+    ("preemptions", "Sequences whose blocks were taken back", lambda r: r.engine.num_preemptions),
+    ("prompt_tokens", "Prompt tokens", lambda r: r.engine.num_prompt_tokens),
+    ("generation_tokens", "Tokens generated", lambda r: r.engine.num_generated_tokens),
+    (
+        "prefix_cache_queried_tokens",
+        "Prompt tokens looked up in the prefix cache",
+        lambda r: r.engine.num_cache_queried_tokens,
+    ),
+    (
+        "prefix_cache_hit_tokens",
+        "Prompt tokens found in the prefix cache",
+        lambda r: r.engine.num_cache_hit_tokens,
+    ),
+)
+
+
+def _usage(replica: ReplicaSnapshot) -> float:
+    engine = replica.engine
+    return (engine.num_blocks - engine.num_usable_blocks) / max(engine.num_blocks, 1)
+
+
+class SnapshotCollector(Collector):
+    """Reads the newest snapshots whenever somebody scrapes."""
+
+    def __init__(self, model_name: str, snapshots: Callable[[], list[ReplicaSnapshot]]) -> None:
+        self._model_name = model_name
+        self._snapshots = snapshots
+
+    def describe(self) -> list[Metric]:
+        """Nothing: snapshots are not there yet when the registry asks."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One series for each replica."""
+        replicas = self._snapshots()
+        labels = [*_LABELS, "replica"]
+        for name, text, read in _GAUGES:
+            gauge = GaugeMetricFamily(f"pageray_{name}", text, labels=labels)
+            for replica in replicas:
+                gauge.add_metric([self._model_name, replica.replica_id], read(replica))
+            yield gauge
+        for name, text, read in _COUNTERS:
+            counter = CounterMetricFamily(f"pageray_{name}", text, labels=labels)
+            for replica in replicas:
+                counter.add_metric([self._model_name, replica.replica_id], read(replica))
+            yield counter
+
+
+class HttpMetrics:
+    """Everything that GET /metrics shows."""
+
+    def __init__(self, model_name: str, snapshots: Callable[[], list[ReplicaSnapshot]]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(SnapshotCollector(model_name, snapshots))
+        self.ttft = self._latency(
+            "pageray_time_to_first_token_seconds", "Request until first token", model_name
+        )
+        self.inter_token = self._latency(
+            "pageray_inter_token_latency_seconds", "Gap between tokens of a choice", model_name
+        )
+        self.e2e = self._latency(
+            "pageray_request_duration_seconds", "Request until last token", model_name
+        )
+        self.open_requests = Gauge(
+            "pageray_open_requests",
+            "Generation requests that clients wait for",
+            _LABELS,
+            registry=self._registry,
+        ).labels(model_name)
+        finished = Counter(
+            "pageray_requests",
+            "Choices that ended, by finish reason; abort: the client left",
+            [*_LABELS, "finish_reason"],
+            registry=self._registry,
+        )
+        self.finished = {reason: finished.labels(model_name, reason) for reason in FinishReason}
+        self._errors = Counter(
+            "pageray_http_errors",
+            "Error responses by HTTP status",
+            [*_LABELS, "status"],
+            registry=self._registry,
+        )
+        self._model_name = model_name
+
+    def count_error(self, status: int) -> None:
+        """Count an error response."""
+        self._errors.labels(self._model_name, str(status)).inc()
+
+    def exposition(self) -> bytes:
+        """All series in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _latency(self, name: str, text: str, model_name: str) -> Histogram:
+        return Histogram(
+            name, text, _LABELS, buckets=LATENCY_BUCKETS_S, registry=self._registry
+        ).labels(model_name)
+
+
+class RequestTimer:
+    """Measures one HTTP request from its arrival, a reading of `time.perf_counter`."""
+
+    def __init__(self, metrics: HttpMetrics, arrived_s: float) -> None:
+        self._metrics = metrics
+        self._arrived_s = arrived_s
+        self._last_s: dict[int, float] = {}
+        """Choice index to the time of its newest token."""
+        metrics.open_requests.inc()
+
+    def on_piece(
+        self, choice_index: int, num_tokens: int, finish_reason: FinishReason | None
+    ) -> None:
+        """Note that a choice gained tokens or ended."""
+        if num_tokens:
+            now = time.perf_counter()
+            last_s = self._last_s.get(choice_index)
+            if last_s is not None:
+                self._metrics.inter_token.observe((now - last_s) / num_tokens)
+            elif not self._last_s:
+                self._metrics.ttft.observe(now - self._arrived_s)
+            self._last_s[choice_index] = now
+        if finish_reason is not None:
+            self._metrics.finished[finish_reason].inc()
+
+    def close(self, num_unfinished: int, ending: FinishReason) -> None:
+        """End the measurement; choices without an end of their own get this one."""
+        self._metrics.open_requests.dec()
+        if num_unfinished:
+            self._metrics.finished[ending].inc(num_unfinished)
+        else:
+            self._metrics.e2e.observe(time.perf_counter() - self._arrived_s)

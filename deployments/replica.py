@@ -1,0 +1,113 @@
+"""The Replica deployment: supervisor of one tensor-parallel group.
+
+Holds one unary call per request open until the request ends, so that Serve knows what is in
+flight; the tokens themselves go from rank 0 straight to the frontend. Dies with its group.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+from typing import Any
+
+import ray
+from ray import serve
+from ray.util import get_current_placement_group
+
+from cluster.messages import WireError
+from cluster.token_client import SubmitClient
+from cluster.tp_group import GroupSpec, TPGroup
+from deployments.args import AppArgs
+from engine.errors import PageRayError, ReplicaLost
+from engine.request import GenerateRequest
+
+logger = logging.getLogger("ray.serve")
+
+PROGRESS_LIMIT_S = 4.0
+SNAPSHOT_TIMEOUT_S = 3.0
+
+
+class Replica:
+    """Starts a group, passes requests on to it and answers for its health."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: AppArgs
+    ) -> None:
+        placement_group = get_current_placement_group()
+        if placement_group is None:
+            raise RuntimeError("Replica runs only in the placement group that Serve gives it")
+        spec = GroupSpec(
+            model=args.model,
+            cache_dir=args.cache_dir,
+            engine=args.engine_config(device=args.device),
+            num_cpus_per_rank=1,
+            num_gpus_per_rank=1 if args.device == "cuda" else 0,
+        )
+        self._group = await TPGroup.start(spec, placement_group)
+        description = self._group.description
+        self._submit = SubmitClient(
+            description.address,
+            token=description.token,
+            peer_id=serve.get_replica_context().replica_id.unique_id,
+        )
+        await self._submit.connect()
+        self._watch = asyncio.create_task(self._die_with_group())
+        logger.info("serving; %s", description.phase_times_s)
+
+    async def generate(self, frontend_id: str, request: GenerateRequest) -> WireError | None:
+        """Hand the request to the engine; return once it has ended, or why it was refused.
+
+        Errors are returned, not raised: Ray would wrap them in a class of its own making.
+        """
+        try:
+            await self._submit.submit(frontend_id, request)
+        except PageRayError as error:
+            return WireError.from_error(error)
+        return None
+
+    async def describe(self) -> dict[str, Any]:
+        """The engine's description, as a dict."""
+        return dataclasses.asdict(self._group.description)
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """What every router of this deployment learns about this replica (Serve hook)."""
+        description = self._group.description
+        return {"address": description.address, "token": description.token}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Numbers for the autoscaling policy (Serve hook)."""
+        snapshot = await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
+        return {
+            "block_size": snapshot.block_size,
+            "num_blocks": snapshot.num_blocks,
+            "num_used_blocks": snapshot.num_blocks - snapshot.num_usable_blocks,
+            "num_waiting": snapshot.num_waiting,
+            "num_running": snapshot.num_running,
+            "num_queued_prefill_tokens": snapshot.num_queued_prefill_tokens,
+        }
+
+    async def check_health(self) -> None:
+        """Raise when the engine has work and makes no step (Serve hook)."""
+        snapshot = await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
+        if snapshot.step_age_s > PROGRESS_LIMIT_S:
+            raise ReplicaLost(
+                f"the engine has work but made no step for {snapshot.step_age_s:.1f} s.",
+                "Its group is being rebuilt; see the log of rank 0 for the hung step.",
+            )
+
+    async def _die_with_group(self) -> None:
+        reason = await self._group.wait_lost()
+        logger.error("%s; the group is rebuilt as one unit", reason)
+        self._group.kill()
+        # Serve would need three failed health checks to notice; a dead actor it sees at once.
+        # Every call in flight then fails in its frontend, which places the request again.
+        os._exit(1)
+
+    def __del__(self) -> None:
+        """End the group with the supervisor, once Serve has drained it."""
+        group = getattr(self, "_group", None)
+        if group is not None and ray.is_initialized():
+            group.kill()
+
+
+ReplicaDeployment = serve.deployment(name="Replica")(Replica)

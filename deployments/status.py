@@ -1,0 +1,60 @@
+"""What operators and probes ask: is it alive, is it ready, what do the replicas hold."""
+
+import dataclasses
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster.health import is_serving, problems
+from cluster.token_source import TokenSource
+from deployments.http_errors import JSON
+from deployments.http_settings import HttpSettings
+from deployments.metrics import HttpMetrics
+
+
+class StatusRoutes:
+    """Answers from the newest snapshots; none of these waits for an engine."""
+
+    def __init__(self, source: TokenSource, settings: HttpSettings, metrics: HttpMetrics) -> None:
+        self._source = source
+        self._settings = settings
+        self._metrics = metrics
+
+    async def health(self, request: Request) -> Response:
+        """200 when every replica makes progress; 503 with what is wrong otherwise."""
+        found = problems(self._source.snapshots())
+        status = "unhealthy" if found else "healthy"
+        return _json({"status": status, "problems": found}, 503 if found else 200)
+
+    async def ready(self, request: Request) -> Response:
+        """200 when at least one replica takes requests."""
+        ready = any(is_serving(snapshot) for snapshot in self._source.snapshots())
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def status(self, request: Request) -> Response:
+        """Every field of every snapshot."""
+        replicas = [
+            {
+                "replica_id": snapshot.replica_id,
+                "age_s": snapshot.age_s,
+                "connected": snapshot.connected,
+                **dataclasses.asdict(snapshot.engine),
+            }
+            for snapshot in self._source.snapshots()
+        ]
+        return _json({"model": self._settings.model_name, "replicas": replicas})
+
+    async def version(self, request: Request) -> Response:
+        """The version of PageRay."""
+        return _json({"version": self._settings.version})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format."""
+        return Response(
+            self._metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+
+def _json(value: object, status_code: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status_code, media_type=JSON)

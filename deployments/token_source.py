@@ -1,0 +1,202 @@
+"""Runs requests on the cluster: control through a Serve handle, tokens from the engines.
+
+One unary call per request goes through the request router to a replica and stays open until
+the request ends. The tokens come on one stream per engine, a frame per step. A request whose
+replica dies before its first token is placed again, unseen by its client.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from cluster.board import Board
+from cluster.messages import Frame, WireError
+from cluster.snapshot import ReplicaSnapshot
+from cluster.token_client import TokenClient
+from engine.errors import Overloaded, PageRayError, ReplicaLost
+from engine.output import TokenOutput
+from engine.request import GenerateRequest
+
+logger = logging.getLogger("ray.serve")
+
+MAX_ATTEMPTS = 4
+PLACEMENT_TIMEOUT_S = 60.0
+LAST_FRAME_TIMEOUT_S = 5.0
+
+Event = TokenOutput | PageRayError
+
+
+class ServeTokenSource:
+    """TokenSource over the Replica deployment. Lives on one event loop."""
+
+    def __init__(self, handle: DeploymentHandle[Any], board: Board, frontend_id: str) -> None:
+        self._handle = handle
+        self._board = board
+        self._frontend_id = frontend_id
+        self._clients: dict[str, TokenClient] = {}
+        self._events: dict[str, asyncio.Queue[Event]] = {}
+        """Open attempts by attempt id."""
+        self._attempts: dict[str, str] = {}
+        """Request id to the id of its present attempt."""
+        self._replica_of: dict[str, str] = {}
+        """Attempt id to the replica that admitted it."""
+
+    def start(self) -> None:
+        """Follow the board's members from now on; call it on the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def notify() -> None:
+            loop.call_soon_threadsafe(self._follow_members)
+
+        self._board.subscribe(notify)
+        self._follow_members()
+
+    def snapshots(self) -> list[ReplicaSnapshot]:
+        """Newest snapshot of every known replica."""
+        return self._board.snapshots()
+
+    async def abort(self, request_id: str, choice_index: int) -> None:
+        """End one choice early."""
+        attempt_id = self._attempts.get(request_id)
+        if attempt_id is not None:
+            self._abort(attempt_id, choice_index)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+        """Yield the outputs of all choices; see TokenSource."""
+        for attempt in range(MAX_ATTEMPTS):
+            # A lost replica may still speak for a while. Its outputs carry the old attempt's
+            # id, which nobody listens to any more.
+            attempt_id = f"{request.request_id}.{attempt}"
+            self._attempts[request.request_id] = attempt_id
+            started = False
+            try:
+                async with aclosing(self._run(replace(request, request_id=attempt_id))) as run:
+                    async for output in run:
+                        started = True
+                        yield output
+                return
+            except ReplicaLost as error:
+                if started or attempt == MAX_ATTEMPTS - 1:
+                    raise
+                logger.warning("placing %s again: %s", request.request_id, error.cause)
+            finally:
+                self._attempts.pop(request.request_id, None)
+
+    async def _run(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+        attempt_id = request.request_id
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events[attempt_id] = events
+        call = asyncio.ensure_future(
+            self._call(self._handle.generate.remote(self._frontend_id, request), attempt_id)
+        )
+        limit = asyncio.get_running_loop().call_later(
+            PLACEMENT_TIMEOUT_S, self._refuse_unplaced, attempt_id
+        )
+        num_unfinished = request.params.n
+        try:
+            while num_unfinished:
+                event = await events.get()
+                if isinstance(event, PageRayError):
+                    raise event
+                num_unfinished -= event.finish_reason is not None
+                yield event
+        finally:
+            limit.cancel()
+            del self._events[attempt_id]
+            if num_unfinished:
+                self._abort(attempt_id, None)
+                call.cancel()
+            self._replica_of.pop(attempt_id, None)
+            self._board.release(attempt_id)
+
+    async def _call(self, response: Any, attempt_id: str) -> None:
+        try:
+            refusal: WireError | None = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001  a dead replica has many names in Ray and gRPC
+            self._fail(attempt_id, _lost(str(error).strip().splitlines()[-1:]))
+            return
+        if refusal is not None:
+            self._fail(attempt_id, refusal.to_error())
+            return
+        # The engine has ended the request; its last frame may be a moment behind.
+        await asyncio.sleep(LAST_FRAME_TIMEOUT_S)
+        self._fail(attempt_id, _lost(["its last tokens never arrived"]))
+
+    def _fail(self, attempt_id: str, error: PageRayError) -> None:
+        events = self._events.get(attempt_id)
+        if events is not None:
+            events.put_nowait(error)
+
+    def _refuse_unplaced(self, attempt_id: str) -> None:
+        if attempt_id not in self._replica_of:
+            self._fail(
+                attempt_id,
+                Overloaded(
+                    f"no replica took the request within {PLACEMENT_TIMEOUT_S:g} s.",
+                    "Try again later, or serve with more replicas.",
+                    10.0,
+                ),
+            )
+
+    def _abort(self, attempt_id: str, choice_index: int | None) -> None:
+        client = self._clients.get(self._replica_of.get(attempt_id, ""))
+        if client is not None:
+            client.abort(attempt_id, choice_index)
+
+    def _follow_members(self) -> None:
+        members = self._board.members()
+        for replica_id, member in members.items():
+            if replica_id not in self._clients:
+                client = TokenClient(
+                    replica_id,
+                    member["address"],
+                    token=member["token"],
+                    peer_id=self._frontend_id,
+                    on_frame=self._on_frame,
+                    on_lost=self._on_lost,
+                )
+                self._clients[replica_id] = client
+                client.start()
+        for replica_id in self._clients.keys() - members.keys():
+            self._close_idle(replica_id)
+
+    def _on_frame(self, replica_id: str, frame: Frame) -> None:
+        self._board.update(replica_id, frame.snapshot, frame.accepted)
+        for attempt_id in frame.accepted:
+            if attempt_id in self._events:
+                self._replica_of[attempt_id] = replica_id
+        for output in frame.outputs:
+            events = self._events.get(output.request_id)
+            if events is not None:
+                events.put_nowait(output)
+
+    def _on_lost(self, replica_id: str, reason: str) -> None:
+        self._board.mark_lost(replica_id)
+        for attempt_id, placed_on in list(self._replica_of.items()):
+            if placed_on == replica_id:
+                self._fail(attempt_id, _lost([reason]))
+        if replica_id not in self._board.members():
+            self._close_idle(replica_id)
+
+    def _close_idle(self, replica_id: str) -> None:
+        # A draining replica has left the members but still finishes its streams: its client
+        # goes when the stream does.
+        if replica_id not in self._replica_of.values():
+            client = self._clients.pop(replica_id, None)
+            if client is not None:
+                client.close()
+
+
+def _lost(reason: list[str]) -> ReplicaLost:
+    return ReplicaLost(
+        f"the replica that worked on the request is gone: {' '.join(reason)}",
+        "Send the request again.",
+    )
