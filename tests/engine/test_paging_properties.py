@@ -168,6 +168,8 @@ class Paging(RuleBasedStateMachine):
         assert arrivals == sorted(arrivals)
         gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._running]
         assert all(gap == 1 for gap in gaps[:-1])
+        known = sum(r.num_tokens for r in scheduler._waiting) + sum(g for g in gaps if g > 1)
+        assert self.core.snapshot().num_queued_prefill_tokens == known
 
     @invariant()
     def blocks_are_conserved(self) -> None:

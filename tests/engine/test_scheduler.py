@@ -259,7 +259,7 @@ def test_starved_youngest_sits_out_and_keeps_its_blocks() -> None:
 
 def test_recompute_after_preemption_uses_what_is_still_cached() -> None:
     engine = Engine(num_blocks=9, block_size=4)
-    old = engine.add(prompt(4), max_tokens=10)
+    engine.add(prompt(4), max_tokens=10)
     young = engine.add(prompt(20, 100), max_tokens=8)
     while young.num_preemptions == 0:
         engine.step()
@@ -267,7 +267,6 @@ def test_recompute_after_preemption_uses_what_is_still_cached() -> None:
         engine.step()
     computed = next(e for e in engine.batches[-1].requests if e.request is young)
     assert computed.num_scheduled_tokens < young.num_tokens
-    assert old.num_preemptions == 0
     engine.run()
     assert young.num_cached_tokens == 0  # tells of the first admission only
     assert engine.scheduler.num_cache_hit_tokens == 0
@@ -284,6 +283,13 @@ def test_cached_prefix_is_reused_but_for_the_last_token() -> None:
     assert longer.num_cached_tokens == 16
     assert engine.scheduler.num_cache_queried_tokens == 16 + 16 + 18
     assert engine.scheduler.num_cache_hit_tokens == 12 + 16
+
+
+def test_half_computed_block_is_not_in_the_cache() -> None:
+    engine = Engine(block_size=4, budget=6)
+    request = engine.add(prompt(10))
+    engine.step()
+    assert [engine.pool.is_cached(block_id) for block_id in request.block_ids] == [True, False]
 
 
 def test_output_blocks_are_cached_for_the_next_turn() -> None:

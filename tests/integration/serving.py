@@ -1,0 +1,99 @@
+"""A `pageray serve` of our own for tests: started, watched and ended by process id."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import psutil
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+
+
+def free_port() -> int:
+    """A TCP port nobody uses at present."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> float:
+    """Poll until the condition holds; return the seconds it took."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > timeout_s:
+            raise AssertionError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+class Serving:
+    """One `pageray serve` process with the Ray cluster it started."""
+
+    def __init__(self, model: str | Path, *options: str, log: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        command = [sys.executable, "-m", "deployments.cli", "serve", str(model)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.client = httpx2.Client(base_url=self.url, timeout=120)
+
+    def wait_ready(self) -> None:
+        """Wait for the first replica."""
+
+        def ready() -> bool:
+            assert self.process.poll() is None, f"serve ended:\n{self.log.read_text()}"
+            try:
+                return self.client.get("/ready").status_code == 200
+            except httpx2.TransportError:
+                return False
+
+        try:
+            wait_until(ready, START_TIMEOUT_S, "ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()}") from error
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything it started and that still runs."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def replicas(self) -> list[dict[str, object]]:
+        """What /status says of each replica."""
+        found: list[dict[str, object]] = self.client.get("/status").json()["replicas"]
+        return found
+
+    def num_used_blocks(self) -> int:
+        """Blocks held by requests over all replicas."""
+        return sum(
+            int(str(replica["num_blocks"]))
+            - int(str(replica["num_free_blocks"]))
+            - int(str(replica["num_evictable_blocks"]))
+            for replica in self.replicas()
+        )
+
+    def stop(self) -> None:
+        """Ctrl-C, then make sure that nothing is left."""
+        self.client.close()
+        started = self.processes() if self.process.poll() is None else []
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+        finally:
+            _, alive = psutil.wait_procs(started, timeout=10)
+            for process in alive:
+                process.kill()
+        assert not alive, f"left behind: {alive}\n{self.log.read_text()}"

@@ -1,0 +1,118 @@
+"""`pageray serve` end to end: real Ray, real model, real HTTP."""
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import psutil
+import pytest
+
+from tests.benchmarks.load import run_load
+from tests.benchmarks.workload import Ask
+from tests.integration.serving import Serving, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+MODEL = "smollm2"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def chat(serving: Serving, **fields: object) -> httpx2.Response:
+    body = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 20, **fields}
+    return serving.client.post("/v1/chat/completions", json=body)
+
+
+def test_chat_names_paris(smollm2_serving: Serving) -> None:
+    answer = chat(smollm2_serving).json()
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_streamed_answer_equals_the_whole_one(smollm2_serving: Serving) -> None:
+    whole = chat(smollm2_serving).json()["choices"][0]["message"]["content"]
+    text = ""
+    body = {"model": MODEL, "messages": QUESTION, "temperature": 0, "stream": True}
+    with smollm2_serving.client.stream("POST", "/v1/chat/completions", json=body) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                text += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+    assert text == whole
+
+
+def test_200_concurrent_streams_all_finish(smollm2_serving: Serving) -> None:
+    asks = [Ask([1000 + i % 7, *range(1000, 1000 + i % 50)], 16) for i in range(200)]
+    timings, _ = asyncio.run(
+        run_load("127.0.0.1", smollm2_serving.port, MODEL, asks, concurrency=200)
+    )
+    assert [timing.num_tokens for timing in timings] == [16] * 200
+    wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 5, "all blocks back")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code_or_param"),
+    [
+        ({"model": "no-such-model"}, 404, "model_not_found"),
+        ({"messages": [{"role": "user", "content": "word " * 20000}]}, 400, "context_length"),
+        ({"temperature": 1000}, 400, "temperature"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+        ({"max_tokns": 3}, 400, "max_tokens"),
+        ({"messages": []}, 400, "messages"),
+    ],
+)
+def test_bad_requests_get_their_4xx_with_cause(
+    smollm2_serving: Serving, fields: dict[str, object], status: int, code_or_param: str
+) -> None:
+    response = chat(smollm2_serving, **fields)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert code_or_param in json.dumps(error)
+    assert error["message"]
+
+
+def test_disconnect_gives_the_blocks_back(smollm2_serving: Serving) -> None:
+    body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 4000, "stream": True}
+    body |= {"ignore_eos": True}
+    with smollm2_serving.client.stream("POST", "/v1/completions", json=body) as stream:
+        next(stream.iter_lines())
+        wait_until(lambda: smollm2_serving.num_used_blocks() > 0, 10, "request runs")
+    wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 2, "blocks back")
+
+
+def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Serving) -> None:
+    old = [process for process in smollm2_serving.processes() if "Worker" in process.name()]
+    ranks = [process for process in old if _is_rank(process)]
+    assert len(ranks) == 1
+    # A prompt long enough not to have its first token when the kill comes.
+    prompt = list(range(1000, 1000 + 1800))
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": 4, "temperature": 0}
+    started = {**body, "prompt": "Once", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+    with ThreadPoolExecutor() as pool:
+        with smollm2_serving.client.stream("POST", "/v1/completions", json=started) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: {")
+            waiting = [
+                pool.submit(smollm2_serving.client.post, "/v1/completions", json=body)
+                for _ in range(4)
+            ]
+            wait_until(
+                lambda: sum(int(str(r["num_running"])) for r in smollm2_serving.replicas()) > 1,
+                20,
+                "requests reached the engine",
+            )
+            ranks[0].kill()
+            rest = [line for line in lines if line.startswith("data: ")]
+        # The stream that had begun ends with a typed error and the closing event.
+        assert "error" in json.loads(rest[-2][6:])
+        assert rest[-1] == "data: [DONE]"
+        took = wait_until(lambda: chat(smollm2_serving).status_code == 200, 15, "service back")
+        assert took < 15
+        assert [future.result().status_code for future in waiting] == [200] * 4
+    assert not ranks[0].is_running()
+    wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 5, "no leaked block")
+    now = [process for process in smollm2_serving.processes() if _is_rank(process)]
+    assert len(now) == 1
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    return any("WorkerActor" in word or "ray::Worker" in word for word in process.cmdline())
