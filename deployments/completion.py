@@ -6,7 +6,7 @@ Knows neither JSON nor HTTP. Closing the iterator of pieces early aborts what is
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.token_source import TokenSource
 from deployments.metrics import HttpMetrics, RequestTimer
@@ -106,6 +106,7 @@ class Completion:
         arrived_s: float,
     ) -> None:
         self._source = source
+        self._tokenizer = tokenizer
         self._requests = requests
         self._metrics = metrics
         self._arrived_s = arrived_s
@@ -131,6 +132,11 @@ class Completion:
             # The first choice tells what was cached before; the others share its blocks.
             num_cached_tokens=sum(choices[0].num_cached_tokens for choices in self._choices),
         )
+
+    def restarted(self) -> "Completion":
+        """The same once more, from the prompts, for a client that has seen nothing of this one."""
+        requests = [replace(r, request_id=f"{r.request_id}-again") for r in self._requests]
+        return Completion(self._source, self._tokenizer, requests, self._metrics, self._arrived_s)
 
     async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield what the choices gain until all have ended.

@@ -18,10 +18,13 @@ from deployments.http_settings import HttpSettings
 from deployments.json_body import read_json_object
 from deployments.metrics import HttpMetrics
 from deployments.sse import EventSender, encode_event
-from engine.errors import PageRayError
+from engine.errors import PageRayError, ReplicaLost
 from engine.tokenizer import Tokenizer
 
 logger = logging.getLogger("ray.serve")
+
+MAX_RESTARTS = 2
+"""Times that an answer nobody has seen yet is made again after its replica was lost."""
 
 
 class CompletionEndpoint:
@@ -69,12 +72,25 @@ class CompletionEndpoint:
 async def _answer(
     ask: Ask, completion: Completion, scope: Scope, receive: Receive, send: Send
 ) -> None:
+    for num_restarts_left in range(MAX_RESTARTS, -1, -1):
+        try:
+            choices = await _collect(completion)
+            break
+        except ReplicaLost:
+            if not num_restarts_left:
+                raise
+            logger.warning("a replica was lost; the answer is made again from its prompt")
+            completion = completion.restarted()
+    body = ask.writer.answer(choices, completion.usage)
+    await Response(body, media_type=JSON)(scope, receive, send)
+
+
+async def _collect(completion: Completion) -> list[list[Piece]]:
     choices: list[list[Piece]] = [[] for _ in range(completion.num_choices)]
     async with aclosing(completion.pieces()) as pieces:
         async for piece in pieces:
             choices[piece.choice_index].append(piece)
-    body = ask.writer.answer(choices, completion.usage)
-    await Response(body, media_type=JSON)(scope, receive, send)
+    return choices
 
 
 async def _stream(ask: Ask, completion: Completion, sender: EventSender) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -24,12 +25,17 @@ from engine.errors import InvalidConfig
 APP_NAME = "pageray"
 
 
+SERVE_LOGGER = "ray.serve"
+
+
 def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Console) -> None:
     """Serve until SIGINT or SIGTERM, then drain and stop everything that was started.
 
     Raises InvalidConfig with the root cause when the application does not come up.
     """
     started = time.monotonic()
+    if not options.verbose:
+        logging.getLogger(SERVE_LOGGER).setLevel(logging.ERROR)
     try:
         with _ray(args, options, console), _application(args, options, console):
             _greet(args, options, console, time.monotonic() - started)
@@ -103,7 +109,7 @@ def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: f
     description = EngineDescription(**handle.describe.remote().result())
     for name, seconds in description.phase_times_s.items():
         console.print(f"    {name:<24}{seconds:6.1f} s", highlight=False)
-    console.print(description.memory_plan, highlight=False)
+    console.print(textwrap.indent(description.memory_plan, "    "), highlight=False)
     host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
     url = f"http://{host}:{options.port}"
     console.print(

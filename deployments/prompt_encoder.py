@@ -34,7 +34,9 @@ class PromptEncoder:
 
         def encode() -> list[list[int]]:
             return [
-                self._encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
+                self._tokenizer.encode(prompt, add_special_tokens)
+                if isinstance(prompt, str)
+                else prompt
                 for prompt in prompts
             ]
 
@@ -55,7 +57,7 @@ class PromptEncoder:
             if fields.continue_final_message:
                 text = _cut_after(text, messages[-1]["content"])
             self._check_num_chars(len(text), "messages")
-            return self._encode(text, fields.add_special_tokens)
+            return self._tokenizer.encode(text, fields.add_special_tokens)
 
         return await _run(encode, num_chars)
 
@@ -79,15 +81,6 @@ class PromptEncoder:
                 f"Shorten the prompt or ask for at most {room} tokens.",
                 param,
             )
-
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        if len(text) <= LONG_TEXT_CHARS:
-            return self._tokenizer.encode(text, add_special_tokens)
-        # `encode` would hold the interpreter lock throughout, and a thread would not help.
-        [encoding] = self._tokenizer.backend.encode_batch_fast(
-            [text], add_special_tokens=add_special_tokens
-        )
-        return encoding.ids
 
     def _check_num_chars(self, num_chars: int, param: str) -> None:
         if num_chars > self._max_chars:

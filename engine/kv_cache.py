@@ -15,6 +15,7 @@ from kernels.layout import AttentionGeometry
 _MAX_HOST_CACHE_BYTES = 4 << 30
 _HOST_SHARE = 0.5
 _MIB = 1 << 20
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,17 @@ class MemoryPlan:
     def max_concurrency(self) -> float:
         """Sequences of `max_model_len` tokens that fit at once."""
         return self.num_cache_tokens / self.max_model_len
+
+    def __str__(self) -> str:
+        """Four lines for people."""
+        return (
+            f"weights   {self.weight_bytes / _GIB:6.2f} GiB\n"
+            f"step      {self.activation_bytes / _GIB:6.2f} GiB at most\n"
+            f"KV cache  {self.kv_cache_bytes / _GIB:6.2f} GiB: {self.num_blocks} blocks of "
+            f"{self.block_size} tokens, {self.num_cache_tokens} in all\n"
+            f"longest sequence {self.max_model_len} tokens; "
+            f"{self.max_concurrency:.1f} of them fit at once"
+        )
 
 
 def attention_geometry(
