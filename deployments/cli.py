@@ -86,7 +86,7 @@ def serve(options: ServeOptions) -> None:
     if start.address is None:
         _pull(args.model, args.cache_dir)
     # Ray reads its environment when it is imported, so both come only now.
-    with tempfile.TemporaryDirectory(prefix="pageray-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pageray-", dir=_socket_base()) as folder:
         for name, value in _ray_environment(args, start, Path(folder)).items():
             os.environ.setdefault(name, value)
         from deployments.launch import serve_until_interrupted  # noqa: PLC0415  see above
@@ -181,6 +181,13 @@ def _ray_environment(args: AppArgs, start: LaunchOptions, folder: Path) -> dict[
         metrics_port, stats_port = _free_ports(2)
         environment |= haproxy_environment(folder, metrics_port, stats_port)
     return environment
+
+
+def _socket_base() -> str | None:
+    # HAProxy's sockets lie two levels below, under a name of 56 characters, and the path of a
+    # socket may have 97: a long TMPDIR would not do.
+    base = tempfile.gettempdir()
+    return "/tmp" if len(base) > len("/tmp") + 6 and Path("/tmp").is_dir() else None  # noqa: S108
 
 
 def _free_ports(count: int) -> list[int]:

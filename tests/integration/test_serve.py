@@ -95,11 +95,7 @@ def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Ser
                 pool.submit(smollm2_serving.client.post, "/v1/completions", json=body)
                 for _ in range(4)
             ]
-            wait_until(
-                lambda: sum(int(str(r["num_running"])) for r in smollm2_serving.replicas()) > 1,
-                20,
-                "requests reached the engine",
-            )
+            wait_until(lambda: _num_requests(smollm2_serving) > 1, 20, "requests at the engine")
             ranks[0].kill()
             rest = [line for line in lines if line.startswith("data: ")]
         # The stream that had begun ends with a typed error and the closing event.
@@ -112,6 +108,14 @@ def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Ser
     wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 5, "no leaked block")
     now = [process for process in smollm2_serving.processes() if _is_rank(process)]
     assert len(now) == 1
+
+
+def _num_requests(serving: Serving) -> int:
+    return sum(
+        int(str(replica[name]))
+        for replica in serving.replicas()
+        for name in ("num_running", "num_waiting")
+    )
 
 
 def _is_rank(process: psutil.Process) -> bool:
