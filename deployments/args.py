@@ -13,6 +13,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidConfig
 
 DEFAULT_CACHE_DIR = Path("~/.cache/pageray")
+DEFAULT_BATCHED_TOKENS = {"cpu": 512, "cuda": 2048}
 
 
 class AppArgs(BaseModel):
@@ -35,7 +36,8 @@ class AppArgs(BaseModel):
     memory_utilization: float = 0.9
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int = 256
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int | None = None
+    """None: 512 on CPU, where a step should stay well below a second, 2048 on CUDA."""
     enable_prefix_caching: bool = True
     max_num_waiting: int = Field(default=4096, ge=1)
     tensor_parallel_size: int = 1
@@ -93,6 +95,9 @@ class AppArgs(BaseModel):
 
     def engine_config(self, *, device: str, model_path: Path | None = None) -> EngineConfig:
         """Settings of each engine. Without `model_path`, every rank puts in its node's own."""
+        num_batched_tokens = self.max_num_batched_tokens
+        if num_batched_tokens is None:
+            num_batched_tokens = DEFAULT_BATCHED_TOKENS[device]
         return EngineConfig(
             model_path=model_path or Path(self.model),
             model_name=self.model_name,
@@ -103,7 +108,7 @@ class AppArgs(BaseModel):
             memory_utilization=self.memory_utilization,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_num_batched_tokens=num_batched_tokens,
             enable_prefix_caching=self.enable_prefix_caching,
             max_num_waiting=self.max_num_waiting,
             tensor_parallel_size=self.tensor_parallel_size,

@@ -122,13 +122,14 @@ class ServeOptions:
         ),
     ] = _default("max_num_seqs")
     max_num_batched_tokens: Annotated[
-        int,
+        int | None,
         _option(
             "Batching",
             "--max-num-batched-tokens",
             "--max-batch-prefill-tokens",
             metavar="N",
             help="Most tokens in one step.",
+            show_default="512 on CPU, 2048 on CUDA",
         ),
     ] = _default("max_num_batched_tokens")
     max_num_waiting: Annotated[

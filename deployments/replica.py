@@ -23,7 +23,9 @@ from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")
 
-PROGRESS_LIMIT_S = 4.0
+PROGRESS_LIMIT_S = 20.0
+"""A step that takes longer is hung. /health says so much earlier, but a group is not killed for a
+long prompt on a busy machine; a stopped process is noticed by its pings."""
 SNAPSHOT_TIMEOUT_S = 3.0
 
 

@@ -124,7 +124,9 @@ class ServeTokenSource:
             self._fail(attempt_id, _lost(str(error).strip().splitlines()[-1:]))
             return
         if refusal is not None:
-            self._fail(attempt_id, refusal.to_error())
+            reason = refusal.to_error()
+            lost = isinstance(reason, ReplicaLost)
+            self._fail(attempt_id, _lost([reason.cause]) if lost else reason)
             return
         # The engine has ended the request; its last frame may be a moment behind.
         await asyncio.sleep(LAST_FRAME_TIMEOUT_S)

@@ -13,9 +13,17 @@ from engine.errors import InvalidConfig
 
 
 def test_engine_settings_have_the_engines_names_and_defaults() -> None:
+    by_device = {"max_num_batched_tokens"}
     for field in fields(EngineConfig):
-        if field.default is not MISSING:
+        if field.default is not MISSING and field.name not in by_device:
             assert AppArgs.model_fields[field.name].default == field.default, field.name
+
+
+def test_step_budget_fits_the_device_unless_one_is_given() -> None:
+    for device, num_tokens in (("cpu", 512), ("cuda", 2048)):
+        assert AppArgs().engine_config(device=device).max_num_batched_tokens == num_tokens
+    given = AppArgs(max_num_batched_tokens=77).engine_config(device="cpu")
+    assert given.max_num_batched_tokens == 77
 
 
 def test_every_engine_setting_reaches_the_engine() -> None:
