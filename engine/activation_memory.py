@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.kv_cache import attention_geometry
 from engine.model_config import ModelConfig
@@ -75,7 +76,7 @@ def _measure(
         model, config.tensor_parallel_size, dtype, config.block_size, num_blocks
     )
     rotations = rotation_table(model.rope, model.head_dim, longest, device)
-    runner = ModelRunner(decoder, geometry, rotations, device)
+    runner = ModelRunner(decoder, geometry, rotations, device, ComputeThreads(1))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     runner.forward(step)

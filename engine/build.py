@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.activation_memory import activation_bytes, example_step
+from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.device import choose_device, choose_dtype, set_num_threads
@@ -102,20 +103,25 @@ def build_runner(
         )
     device = choose_device(config)
     set_num_threads(config, device)
+    threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with clock.phase("read config"):
         model = ModelConfig.from_folder(config.model_path)
         check_parallel_size(model, group.size)
     dtype = choose_dtype(config, model, device)
-    with clock.phase("load weights"), Checkpoint(config.model_path, dtype) as checkpoint:
+    with (
+        clock.phase("load weights"),
+        threads.placed(),
+        Checkpoint(config.model_path, dtype) as checkpoint,
+    ):
         decoder = load_decoder(checkpoint, model, group, device, dtype, report)
-    with clock.phase("allocate KV cache"):
+    with clock.phase("allocate KV cache"), threads.placed():
         memory = _plan_memory(config, model, decoder, group, dtype, device)
         geometry = attention_geometry(
             model, group.size, dtype, config.block_size, memory.num_blocks
         )
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
-        runner = ModelRunner(decoder, geometry, rotations, device)
-    with clock.phase("warm up"):
+        runner = ModelRunner(decoder, geometry, rotations, device, threads)
+    with clock.phase("warm up"), threads.placed():
         _warm_up(runner, config, memory)
     return runner, BuildReport(
         model=model,

@@ -25,7 +25,7 @@ class EngineConfig:
     kv_cache_bytes: int | None = None
     """KV cache of the whole group; None: a share of the memory that is free."""
     memory_utilization: float = 0.9
-    """Share of the GPU's memory to use; on CPU, half of this share of free memory, 4 GiB at most."""
+    """Share of a GPU to use; on CPU half of this share of what is free, and 4 GiB at most."""
     max_model_len: int | None = None
     """Longest prompt plus output in tokens; None: what the model was made for, if it fits."""
     max_num_seqs: int = 256

@@ -1,11 +1,10 @@
 """Which device, number format and threads an engine uses on this machine."""
 
-import os
-
 import torch
 
 from engine.config import EngineConfig
 from engine.errors import InvalidConfig
+from engine.host import available_cores
 from engine.model_config import ModelConfig
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,7 +42,5 @@ def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device)
 def set_num_threads(config: EngineConfig, device: torch.device) -> None:
     """Give this rank its share of the cores; ranks that share all of them slow each other down."""
     if device.type == "cpu":
-        num_cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(
-            config.num_threads or max(num_cores // config.tensor_parallel_size, 1)
-        )
+        share = max(available_cores() // config.tensor_parallel_size, 1)
+        torch.set_num_threads(config.num_threads or share)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engine.config import EngineConfig
 from engine.errors import InvalidConfig
-from engine.host_memory import available_host_bytes
+from engine.host import available_host_bytes
 from engine.model_config import ModelConfig
 from engine.models.decoder_weights import local_heads
 from kernels.layout import AttentionGeometry
@@ -72,9 +72,13 @@ def attention_geometry(
 def allocate_kv_caches(
     geometry: AttentionGeometry, num_layers: int, device: torch.device
 ) -> list[Tensor]:
-    """Make each layer's cache; see `kernels.ops.store_kv` for its shape."""
+    """Make each layer's cache; see `kernels.ops.store_kv` for its shape.
+
+    It is left as it comes: attention reads nothing that was not written, and on CPU memory that
+    nobody has touched costs neither time nor pages.
+    """
     shape, dtype = geometry.cache_shape, geometry.dtype
-    return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+    return [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
 
 
 def cache_budget(

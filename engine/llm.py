@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from engine.build import build_core
+from engine.compute_threads import caller_unmoved
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.errors import InvalidConfig, InvalidRequest
@@ -125,7 +126,8 @@ class LLM:
                 zip(prompts, _params_of_each(params, len(prompts)), strict=True)
             )
         ]
-        return GenerationRun(self._core, self.tokenizer, requests, progress).run()
+        with caller_unmoved():
+            return GenerationRun(self._core, self.tokenizer, requests, progress).run()
 
 
 def _params_of_each(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.compute_threads import ComputeThreads
 from engine.kv_cache import allocate_kv_caches
 from engine.models.decoder import Decoder
 from engine.step_input import StepInput
@@ -23,6 +24,7 @@ class ModelRunner:
         geometry: AttentionGeometry,
         rotations: Tensor,
         device: torch.device,
+        threads: ComputeThreads,
     ) -> None:
         """Allocate the KV cache.
 
@@ -31,10 +33,12 @@ class ModelRunner:
             geometry: shape of the cache.
             rotations: [positions, head_dim / 2] complex64, see engine/rotary.py.
             device: where all of it lives.
+            threads: what computes, on CPU.
         """
         self._decoder = decoder
         self._rotations = rotations
         self._device = device
+        self._threads = threads
         self._kv_caches = allocate_kv_caches(geometry, len(decoder.layers), device)
         windows = frozenset(layer.attention.window for layer in decoder.layers)
         self._planner = ops.attention_planner(geometry, windows, device)
@@ -43,6 +47,7 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, step: StepInput) -> Tensor | None:
         """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
+        self._threads.place()
         plan = self._planner.plan(step.layout)
         rotation = self._rotations.index_select(0, self._to_device(step.positions))
         return self._decoder.forward(

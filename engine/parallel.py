@@ -51,6 +51,8 @@ class TensorParallel:
             rank=rank,
             world_size=size,
             timeout=_ACTIVATION_TIMEOUT,
+            # Ties NCCL to the device now; otherwise it guesses at its first collective.
+            device_id=device if device.type == "cuda" else None,
         )
         control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
         return cls(rank, size, dist.group.WORLD, cast("dist.ProcessGroup", control))

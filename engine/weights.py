@@ -33,7 +33,7 @@ class Checkpoint:
         """
         self._folder = folder
         self._dtype = dtype
-        # One handle a file: safetensors maps it, and reading a slice copies that slice alone.
+        # One handle a file: safetensors maps it, so that only slices which are read are loaded.
         self._files = [_open(path) for path in _find_files(folder)]
         self._slices = {name: file.get_slice(name) for file in self._files for name in _names(file)}
 
@@ -85,7 +85,8 @@ class Checkpoint:
         """
         source = self._slices[name]
         part = source[rows] if columns == _ALL else source[rows, columns]
-        tensor: Tensor = part.to(self._dtype)
+        # A copy always: a view of the file would change, or crash us, with the file.
+        tensor: Tensor = part.to(self._dtype, copy=True)
         return tensor
 
 
@@ -96,7 +97,7 @@ def _find_files(folder: Path) -> list[Path]:
             names = sorted(
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InvalidModel(
                 f"{index} cannot be read: {error}.", "Fetch the model again."
             ) from error

@@ -18,7 +18,7 @@ from kernels.workspace import Workspace
 
 # Gathered bytes of a decode group: its buffer is written, then read twice, and should stay in the
 # processor's last-level cache meanwhile.
-_GROUP_BYTES = 8 << 20
+_GROUP_BYTES = 4 << 20
 # Padding a group may hold rather than be split: gathering it costs about as much as one more group.
 _PADDING_BYTES = 512 << 10
 # Queries of a prefill tile: fewer waste less on masked keys, more keep the products large.

@@ -21,10 +21,8 @@ LLAMA: dict[str, Any] = {
 }
 
 
-def read(folder: Path, generation: dict[str, Any] | None = None, **changes: Any) -> ModelConfig:
+def read(folder: Path, **changes: Any) -> ModelConfig:
     (folder / "config.json").write_text(json.dumps({**LLAMA, **changes}))
-    if generation is not None:
-        (folder / "generation_config.json").write_text(json.dumps(generation))
     return ModelConfig.from_folder(folder)
 
 
@@ -82,8 +80,8 @@ def test_biases_follow_architecture_and_config(tmp_path: Path) -> None:
 
 
 def test_windows_are_given_to_the_layers_that_have_them(tmp_path: Path) -> None:
-    mistral = {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 4}
-    qwen = {"architectures": ["Qwen3ForCausalLM"], "sliding_window": 8}
+    mistral: Any = {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 4}
+    qwen: Any = {"architectures": ["Qwen3ForCausalLM"], "sliding_window": 8}
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
 
     assert read(tmp_path, **mistral, sliding_window=5).sliding_windows == (5, 5, 5)
@@ -96,9 +94,9 @@ def test_windows_are_given_to_the_layers_that_have_them(tmp_path: Path) -> None:
 
 
 def test_end_tokens_of_both_files_count(tmp_path: Path) -> None:
-    model = read(tmp_path, {"eos_token_id": [3, 9]}, eos_token_id=2)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9]}))
 
-    assert model.eos_token_ids == {2, 3, 9}
+    assert read(tmp_path, eos_token_id=2).eos_token_ids == {2, 3, 9}
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])

@@ -69,7 +69,7 @@ def test_logits_of_mixed_chunks_and_decodes_equal_transformers(name: str, tmp_pa
     # Rows: chunk sizes of the three sequences in one step; single tokens come first.
     for counts in ((13, 0, 0), (1, 20, 0), (1, 7, 40), (1, 1, 2), (45, 33, 19)):
         chunks = [(s, c) for s, c in zip((first, second, third), counts, strict=True) if c]
-        logits = forward(runner, sequences.step(chunks)).split([c for _, c in chunks])
+        logits = torch.split(forward(runner, sequences.step(chunks)), [c for _, c in chunks])
         for part, rows in zip(
             [p for p, c in zip(parts, counts, strict=True) if c], logits, strict=True
         ):

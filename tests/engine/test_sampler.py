@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.request import Request
 from engine.sampler import Sampler
+from engine.token_draw import pick
 from tests.engine.sampling_oracle import (
     PROMPT,
     STOP_TOKEN_IDS,
@@ -140,6 +141,27 @@ def test_ties_at_the_border_go_to_the_lower_ids() -> None:
     drawn = set(draw(Sampler(200), logits, half))
     assert drawn <= set(range(100))
     assert len(drawn) > 95
+
+
+def test_top_p_counts_the_mass_of_the_top_k_alone_however_many_those_are() -> None:
+    logits = make_logits(30, 4000, seed=6, scale=1.0)
+    check(logits, [make_request(str(i), seed=i, top_k=1500, top_p=0.53) for i in range(30)])
+
+
+def test_top_k_of_one_is_greedy_even_where_weights_round_to_equal() -> None:
+    logits = torch.zeros(1, 20)
+    logits[0, 9] = 1.0
+    logits[0, 4] = 1.0 - 2**-24
+    assert draw(Sampler(20), logits, [make_request(temperature=100, top_k=1)]) == [9]
+
+
+def test_border_between_tokens_belongs_to_the_one_that_begins_there() -> None:
+    weights = torch.zeros(1, 1000)
+    weights[0, [130, 131, 500, 777]] = torch.tensor([1.0, 2.0, 4.0, 1.0])
+    borders = {0.0: 130, 0.124: 130, 0.125: 131, 0.374: 131, 0.375: 500, 0.875: 777}
+    for number, token_id in (borders | {1 - 2.0**-53: 777}).items():
+        numbers = torch.tensor([number], dtype=torch.float64)
+        assert pick(weights, numbers).tolist() == [token_id]
 
 
 @pytest.mark.parametrize(

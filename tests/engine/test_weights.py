@@ -71,8 +71,8 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path: Path) -> N
             checkpoint.check({"a": (4, 3)}, ("_ignored",))
         with pytest.raises(InvalidModel, match=r"a \[4, 3\] instead of \[3, 4\]"):
             checkpoint.check({"a": (3, 4), "b": (4, 3)}, ("_ignored",))
+        names = {f"n{i}": (1,) for i in range(12)}
         with pytest.raises(InvalidModel, match="lacks n0, n1, n2, n3, n4 and 7 more"):
-            names = {f"n{i}": (1,) for i in range(12)}
             checkpoint.check({"a": (4, 3), "b": (4, 3), **names}, ("_ignored",))
 
 

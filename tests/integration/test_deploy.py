@@ -88,7 +88,7 @@ def test_serve_deploy_of_the_printed_config_gives_the_tokens_of_one_rank(
     ).stdout
     file = tmp_path / "app.yaml"
     file.write_text(config)
-    serve = Path(sys.executable).with_name("serve")
+    serve = str(Path(sys.executable).with_name("serve"))
     # Whoever deploys shows the token that Ray made for this user.
     token = {**os.environ, "RAY_AUTH_MODE": "token"}
     deploy = [serve, "deploy", str(file), "-a", dashboard]

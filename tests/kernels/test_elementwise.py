@@ -107,7 +107,7 @@ def test_rotary_turns_each_pair_by_its_angle_and_nothing_else(
     angles = random(5, 5).double()
 
     implementation.rotary_(
-        heads[:, :, :3], torch.polar(torch.full_like(angles, 1.5), angles).cfloat()
+        heads[:, :, :3], torch.polar(torch.full_like(angles, 1.5), angles).to(torch.complex64)
     )
 
     for token in range(5):

@@ -1,4 +1,4 @@
-"""How much memory this process may still take on the host."""
+"""What this process may take of the host: memory and cores, within its container's limits."""
 
 import os
 from pathlib import Path
@@ -17,6 +17,18 @@ def available_host_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> in
     # Cached file pages count as used, yet are given up for the asking.
     reclaimable = _read_field(cgroup / "memory.stat", "inactive_file") or 0
     return max(min(available, limit - used + reclaimable), 0)
+
+
+def available_cores(cgroup: Path = _CGROUP) -> int:
+    """Return the cores this process may run on, or those its container has paid for, if fewer."""
+    # Not every system tells the affinity.
+    affinity = getattr(os, "sched_getaffinity", None)
+    num_cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    limit = cgroup / "cpu.max"  # "max 100000" or, for 1.5 cores, "150000 100000"
+    if not limit.exists():
+        return num_cores
+    quota, period = limit.read_text(encoding="utf-8").split()
+    return num_cores if quota == "max" else max(min(num_cores, int(quota) // int(period)), 1)
 
 
 def _available_of_machine(meminfo: Path) -> int:

@@ -1,0 +1,99 @@
+"""Gives the compute threads of this process cores of their own, on CPU.
+
+OpenMP threads wait for each other by spinning. Where the kernel puts two of them on one core,
+each spins through the other's time slice, and a step takes twenty times as long; on a two-core
+machine this was seen to last for twenty seconds. Threads that stay on a core each cannot meet.
+"""
+
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_TASKS = Path("/proc/self/task")
+_PARALLEL_ELEMENTS = 1 << 20  # enough that torch wakes all its threads
+
+
+class ComputeThreads:
+    """Claims a core for each thread; without enough unclaimed cores the kernel decides."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._claims = _claim_cores(_allowed_cores(), num_threads) if num_threads > 1 else {}
+        weakref.finalize(self, _release, list(self._claims.values()))
+
+    def place(self) -> None:
+        """Keep the calling thread, and those that OpenMP has for it, on the claimed cores.
+
+        Threads that the caller starts later are born on its core, so it should start none.
+        """
+        if not self._claims or os.sched_getaffinity(0) == {next(iter(self._claims))}:
+            return
+        thread = threading.get_native_id()
+        before = _thread_ids()
+        torch.ones(_PARALLEL_ELEMENTS).add_(1)
+        helpers = sorted(_thread_ids() - before - {thread})
+        for thread_id, core in zip([thread, *helpers], self._claims, strict=False):
+            _move(thread_id, {core})
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """`place` the caller for a while; afterwards it may run and start threads anywhere."""
+        with caller_unmoved():
+            self.place()
+            yield
+
+
+@contextmanager
+def caller_unmoved() -> Iterator[None]:
+    """Put the calling thread back to where it might run before, whatever placed it meanwhile."""
+    cores = _allowed_cores()
+    try:
+        yield
+    finally:
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def _claim_cores(cores: set[int], num_cores: int) -> dict[int, socket.socket]:
+    """Claim cores against other engines on this machine: core to the socket that holds it.
+
+    A name in Linux' abstract socket space belongs to one process and goes with it.
+    """
+    claims: dict[int, socket.socket] = {}
+    for core in sorted(cores):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0pageray-core-{core}")
+        except OSError:  # another engine has it
+            claim.close()
+            continue
+        claims[core] = claim
+        if len(claims) == num_cores:
+            return claims
+    _release(list(claims.values()))
+    return {}
+
+
+def _release(claims: list[socket.socket]) -> None:
+    for claim in claims:
+        claim.close()
+
+
+def _allowed_cores() -> set[int]:
+    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _thread_ids() -> set[int]:
+    return {int(task.name) for task in _TASKS.iterdir()}
+
+
+def _move(thread_id: int, cores: set[int]) -> None:
+    try:
+        os.sched_setaffinity(thread_id, cores)
+    except ProcessLookupError:  # it was somebody else's and has ended
+        return

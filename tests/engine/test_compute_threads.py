@@ -1,0 +1,59 @@
+"""Compute threads: a core each, no more than one engine to a core, the caller unharmed."""
+
+import os
+import threading
+
+import pytest
+
+from engine.compute_threads import ComputeThreads, caller_unmoved
+
+pytestmark = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="placing threads takes two cores"
+)
+
+
+def run_in_thread(action: object) -> None:
+    """Run a callable in a thread of its own, whose affinity nobody minds."""
+    assert callable(action)
+    thread = threading.Thread(target=action)
+    thread.start()
+    thread.join()
+
+
+def test_placed_thread_keeps_to_one_core_and_its_helpers_to_others() -> None:
+    found: list[set[int]] = []
+
+    def place() -> None:
+        before = set(os.listdir("/proc/self/task"))
+        ComputeThreads(2).place()
+        helpers = set(os.listdir("/proc/self/task")) - before
+        found.extend([os.sched_getaffinity(0)] + [os.sched_getaffinity(int(h)) for h in helpers])
+
+    run_in_thread(place)
+    assert [len(cores) for cores in found[:2]] == [1, 1]
+    assert found[0] != found[1]
+
+
+def test_cores_claimed_by_another_engine_are_left_alone() -> None:
+    cores = len(os.sched_getaffinity(0))
+    first = ComputeThreads(cores)
+    found: list[set[int]] = []
+
+    def place() -> None:
+        ComputeThreads(cores).place()
+        found.append(os.sched_getaffinity(0))
+
+    run_in_thread(place)
+    assert len(found[0]) == cores
+    del first
+
+
+def test_caller_is_put_back() -> None:
+    threads = ComputeThreads(2)
+    before = os.sched_getaffinity(0)
+    with threads.placed():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+    with caller_unmoved():
+        threads.place()
+    assert os.sched_getaffinity(0) == before
