@@ -22,8 +22,10 @@ _PARALLEL_ELEMENTS = 1 << 20  # enough that torch wakes all its threads
 class ComputeThreads:
     """Claims a core for each thread; without enough unclaimed cores the kernel decides."""
 
-    def __init__(self, num_threads: int) -> None:
-        self._claims = _claim_cores(_allowed_cores(), num_threads) if num_threads > 1 else {}
+    def __init__(self, num_threads: int, *, scope: str = "pageray") -> None:
+        """Claim the cores. `scope`: who competes for them; all engines of a machine do."""
+        cores = _allowed_cores() if num_threads > 1 else set()
+        self._claims = _claim_cores(cores, num_threads, scope)
         weakref.finalize(self, _release, list(self._claims.values()))
 
     def place(self) -> None:
@@ -59,7 +61,7 @@ def caller_unmoved() -> Iterator[None]:
             os.sched_setaffinity(0, cores)
 
 
-def _claim_cores(cores: set[int], num_cores: int) -> dict[int, socket.socket]:
+def _claim_cores(cores: set[int], num_cores: int, scope: str) -> dict[int, socket.socket]:
     """Claim cores against other engines on this machine: core to the socket that holds it.
 
     A name in Linux' abstract socket space belongs to one process and goes with it.
@@ -68,7 +70,7 @@ def _claim_cores(cores: set[int], num_cores: int) -> dict[int, socket.socket]:
     for core in sorted(cores):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            claim.bind(f"\0pageray-core-{core}")
+            claim.bind(f"\0{scope}-core-{core}")
         except OSError:  # another engine has it
             claim.close()
             continue

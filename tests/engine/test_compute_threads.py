@@ -7,6 +7,9 @@ import pytest
 
 from engine.compute_threads import ComputeThreads, caller_unmoved
 
+# Engines that run beside the tests must not matter.
+SCOPE = f"test-{os.getpid()}"
+
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="placing threads takes two cores"
 )
@@ -25,7 +28,7 @@ def test_placed_thread_keeps_to_one_core_and_its_helpers_to_others() -> None:
 
     def place() -> None:
         before = set(os.listdir("/proc/self/task"))
-        ComputeThreads(2).place()
+        ComputeThreads(2, scope=SCOPE).place()
         helpers = set(os.listdir("/proc/self/task")) - before
         found.extend([os.sched_getaffinity(0)] + [os.sched_getaffinity(int(h)) for h in helpers])
 
@@ -36,11 +39,11 @@ def test_placed_thread_keeps_to_one_core_and_its_helpers_to_others() -> None:
 
 def test_cores_claimed_by_another_engine_are_left_alone() -> None:
     cores = len(os.sched_getaffinity(0))
-    first = ComputeThreads(cores)
+    first = ComputeThreads(cores, scope=SCOPE)
     found: list[set[int]] = []
 
     def place() -> None:
-        ComputeThreads(cores).place()
+        ComputeThreads(cores, scope=SCOPE).place()
         found.append(os.sched_getaffinity(0))
 
     run_in_thread(place)
@@ -49,7 +52,7 @@ def test_cores_claimed_by_another_engine_are_left_alone() -> None:
 
 
 def test_caller_is_put_back() -> None:
-    threads = ComputeThreads(2)
+    threads = ComputeThreads(2, scope=SCOPE)
     before = os.sched_getaffinity(0)
     with threads.placed():
         assert len(os.sched_getaffinity(0)) == 1

@@ -84,7 +84,7 @@ def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Ser
     ranks = [process for process in old if _is_rank(process)]
     assert len(ranks) == 1
     # A prompt long enough not to have its first token when the kill comes.
-    prompt = list(range(1000, 1000 + 1800))
+    prompt = list(range(1000, 1000 + 600))
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 4, "temperature": 0}
     started = {**body, "prompt": "Once", "max_tokens": 4000, "stream": True, "ignore_eos": True}
     with ThreadPoolExecutor() as pool:
@@ -96,13 +96,21 @@ def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Ser
                 for _ in range(4)
             ]
             wait_until(lambda: _num_requests(smollm2_serving) > 1, 20, "requests at the engine")
+            [epoch] = [replica["epoch"] for replica in smollm2_serving.replicas()]
             ranks[0].kill()
             rest = [line for line in lines if line.startswith("data: ")]
         # The stream that had begun ends with a typed error and the closing event.
         assert "error" in json.loads(rest[-2][6:])
         assert rest[-1] == "data: [DONE]"
-        took = wait_until(lambda: chat(smollm2_serving).status_code == 200, 15, "service back")
-        assert took < 15
+        wait_until(
+            lambda: any(
+                replica["connected"] and replica["epoch"] != epoch
+                for replica in smollm2_serving.replicas()
+            ),
+            15,
+            "service back",
+        )
+        assert chat(smollm2_serving).status_code == 200
         assert [future.result().status_code for future in waiting] == [200] * 4
     assert not ranks[0].is_running()
     wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 5, "no leaked block")
