@@ -66,9 +66,8 @@ def main() -> None:
     options = parser.parse_args()
     workload = WORKLOADS[options.workload]
     started = time.perf_counter()
-    attention = "sdpa_paged" if options.mode == "continuous" else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
-        options.model, dtype=getattr(torch, options.dtype), attn_implementation=attention
+        options.model, dtype=getattr(torch, options.dtype), attn_implementation="sdpa"
     )
     model.generation_config.eos_token_id = None
     start_s = time.perf_counter() - started

@@ -6,6 +6,7 @@ Run alone on the machine: `make bench`.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,9 +24,16 @@ SYSTEMS = {
 
 def measure(system: str, model: Path, workload: str, seed: int) -> dict[str, float]:
     """Run one workload on one system in a fresh process."""
+    # Without it the kernel may leave both compute threads of a peer on one core for many seconds;
+    # our engine sees to that itself.
+    environment = {**os.environ} | ({} if system == "pageray" else {"OMP_PROC_BIND": "true"})
     command = [sys.executable, "-W", "ignore", "-m", *SYSTEMS[system]]
     done = subprocess.run(
-        [*command, str(model), workload, str(seed)], capture_output=True, text=True, check=False
+        [*command, str(model), workload, str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     if done.returncode:
         raise SystemExit(f"{system} failed on {workload}:\n{done.stderr[-3000:]}")
