@@ -49,7 +49,7 @@ class ModelRunner:
         """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
         self._threads.place()
         plan = self._planner.plan(step.layout)
-        rotation = self._rotations.index_select(0, self._to_device(step.positions))
+        rotation = self._rotations[self._to_device(step.positions)]
         return self._decoder.forward(
             self._to_device(step.token_ids),
             rotation,

@@ -116,38 +116,62 @@ class CpuAttentionPlanner:
         n, h, g, d = last - first, geometry.num_kv_heads, geometry.group_size, geometry.head_dim
         num_blocks = span.num_blocks[first:last, None]
         columns = np.arange(num_blocks.max())
-        is_padding = columns >= num_blocks
         # Past its last block a sequence repeats its first one: its own content, and read before.
-        columns = span.first_block[first:last, None] + np.where(is_padding, 0, columns)
-        tables = np.take_along_axis(layout.block_tables[first:last], columns, axis=1)
-        rows = self._cache_rows(tables)
-        length = tables.shape[1] * geometry.block_size
+        columns = np.where(columns < num_blocks, columns, 0) + span.first_block[first:last, None]
+        rows = self._cache_rows(np.take_along_axis(layout.block_tables[first:last], columns, 1))
         gathered = take("gathered", (len(rows), geometry.block_size * d), geometry.dtype)
-        keys, values = gathered.view(2, n * h, length, d)
-        scores = take("scores", (n * h, g, length), geometry.dtype)
-
-        positions = columns[:, :, None] * geometry.block_size + np.arange(geometry.block_size)
-        positions = positions.reshape(n, length)
         seq_lens = layout.seq_lens[first:last, None]
-        unwritten = positions >= seq_lens
-        hidden = unwritten | np.repeat(is_padding, geometry.block_size, axis=1)
-        if window is not None:
-            hidden |= positions < seq_lens - window
+        seen, unwritten, mask = self._visibility(seq_lens, window, columns)
+        keys, values = gathered.view(2, n * h, -1, d)[:, :, seen]
+        length = keys.shape[1]
+        scores = take("scores", (n * h, g, length), geometry.dtype)
         return DecodeGroup(
             first=first,
             last=last,
             rows=rows,
             gathered=gathered,
-            unwritten=self._slot_rows(unwritten) if unwritten.any() else None,
+            unwritten=unwritten,
             slots=gathered.view(-1, d),
             keys=keys.transpose(1, 2),
             values=values,
-            mask=_additive(hidden, geometry.dtype)[:, None, None] if hidden.any() else None,
+            mask=mask,
             scores=scores,
             scores_by_sequence=scores.view(n, h, g, length),
             weights=take("weights", (n * h, g, length), geometry.dtype),
             output=output[first:last].view(n * h, g, d),
         )
+
+    def _visibility(
+        self, seq_lens: IntArray, window: int | None, columns: IntArray
+    ) -> tuple[slice, Tensor | None, Tensor | None]:
+        """Tell which gathered tokens the queries of a decode group see.
+
+        Args:
+            seq_lens: [n, 1].
+            window: the sliding window.
+            columns: [n, blocks] index in its sequence of each gathered block.
+
+        Returns the tokens that any query sees, the rows never written among them, and what to
+        add to the scores; None where there is nothing to do.
+        """
+        block_size = self._geometry.block_size
+        base = columns[:, :1] * block_size
+        high = seq_lens - base
+        low = np.zeros_like(high) if window is None else np.maximum(seq_lens - window, 0) - base
+        seen = slice(int(low.min()), int(high.max()))
+        if high.min() == seen.stop and low.max() == seen.start:
+            return seen, None, None  # alike, so the slice says it all
+        tokens = np.arange(seen.start, seen.stop)
+        hidden = (tokens < low) | (tokens >= high)
+        mask = torch.zeros(hidden.shape, dtype=self._geometry.dtype)
+        mask.masked_fill_(torch.from_numpy(hidden), -torch.inf)
+        # A padding block may repeat one that is written in part.
+        positions = columns[:, :, None] * block_size + np.arange(block_size)
+        unwritten = positions.reshape(len(columns), -1) >= seq_lens
+        unwritten[:, : seen.start] = False
+        unwritten[:, seen.stop :] = False
+        unwritten_rows = self._slot_rows(unwritten) if unwritten.any() else None
+        return seen, unwritten_rows, mask[:, None, None]
 
     def _prefill_sequence(
         self, layout: StepLayout, window: int | None, span: _Span, i: int, output: Tensor
@@ -214,7 +238,8 @@ class CpuAttentionPlanner:
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            self._masks[window] = mask = _additive(hidden, self._geometry.dtype)
+            mask = torch.zeros(hidden.shape, dtype=self._geometry.dtype)
+            self._masks[window] = mask.masked_fill_(torch.from_numpy(hidden), -torch.inf)
         return mask[:num_queries, origin - num_before : origin + num_queries]
 
 
@@ -223,8 +248,3 @@ def _tiles(first: int, last: int, *, is_whole: bool) -> list[tuple[int, int]]:
         return [(first, last)]
     starts = range(first, last, _TILE_QUERIES)
     return [(start, min(start + _TILE_QUERIES, last)) for start in starts]
-
-
-def _additive(hidden: BoolArray, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(hidden.shape, dtype=dtype)
-    return mask.masked_fill_(torch.from_numpy(hidden), -torch.inf)

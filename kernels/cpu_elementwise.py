@@ -9,19 +9,21 @@ from kernels.weights import NormWeight
 
 def rms_norm(x: Tensor, norm: NormWeight) -> Tensor:
     """Norm by x / hypot(|x|, floor) * scaled: four operations, where the formula takes seven."""
-    wide = x.float()
-    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    torch.hypot(length, norm.floor, out=length)
-    return torch.div(wide, length).mul_(norm.scaled).to(x.dtype)
+    if x.dtype != torch.float32:
+        return rms_norm(x.float(), norm).to(x.dtype)
+    return torch.div(x, _length(x, norm)).mul_(norm.scaled)
 
 
 def rms_norm_(x: Tensor, norm: NormWeight) -> Tensor:
     """Norm `x` in place; it may be strided."""
     if x.dtype != torch.float32:
         return x.copy_(rms_norm(x, norm))
+    return x.div_(_length(x, norm)).mul_(norm.scaled)
+
+
+def _length(x: Tensor, norm: NormWeight) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    torch.hypot(length, norm.floor, out=length)
-    return x.div_(length).mul_(norm.scaled)
+    return torch.hypot(length, norm.floor, out=length)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, norm: NormWeight) -> Tensor:
@@ -31,13 +33,13 @@ def add_rms_norm(x: Tensor, residual: Tensor, norm: NormWeight) -> Tensor:
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """Return silu(left half) * right half."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    width = gate_up.shape[-1] // 2
+    return F.silu(gate_up.narrow(-1, 0, width)).mul_(gate_up.narrow(-1, width, width))
 
 
 def rotary_(heads: Tensor, rotation: Tensor) -> Tensor:
     """Rotate in place: a pair is a complex number, and the rotation one multiplication."""
-    wide = heads.float()  # itself when it is float32 already
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    pairs.mul_(rotation[:, None, None])
-    return heads if wide is heads else heads.copy_(wide)
+    if heads.dtype != torch.float32:
+        return heads.copy_(rotary_(heads.float(), rotation))
+    heads.view(torch.complex64).mul_(rotation)
+    return heads

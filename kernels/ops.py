@@ -92,7 +92,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
 def rotary_(heads: Tensor, rotation: Tensor) -> Tensor:
     """Rotate pairs (0, 1), (2, 3), ... of the last dimension in place; return `heads`.
 
-    heads [T, h, any, d] may be strided; rotation [T, d / 2] complex64: one factor a pair.
+    heads [T, h, any, d] may be strided; rotation [T, 1, 1, d / 2] complex64: a factor a pair.
     """
     if heads.device.type == "cpu":
         return cpu_elementwise.rotary_(heads, rotation)

@@ -47,7 +47,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
 def rotary_(heads: Tensor, rotation: Tensor) -> Tensor:
     """Rotate the pairs (0, 1), (2, 3), ... of the last dimension in place."""
     even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotation.real[:, None, None], rotation.imag[:, None, None]
+    cos, sin = rotation.real, rotation.imag
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return heads.copy_(rotated.flatten(-2))
 

@@ -106,9 +106,8 @@ def test_rotary_turns_each_pair_by_its_angle_and_nothing_else(
     before = heads.clone()
     angles = random(5, 5).double()
 
-    implementation.rotary_(
-        heads[:, :, :3], torch.polar(torch.full_like(angles, 1.5), angles).to(torch.complex64)
-    )
+    rotation = torch.polar(torch.full_like(angles, 1.5), angles).to(torch.complex64)
+    implementation.rotary_(heads[:, :, :3], rotation[:, None, None])
 
     for token in range(5):
         for pair in range(5):
