@@ -6,6 +6,7 @@ A token may hold a part of a character only: then its bytes tell what its text c
 import re
 from typing import Final
 
+from engine.byte_alphabet import bytes_of
 from engine.tokenizer import Tokenizer
 
 _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")
@@ -27,7 +28,6 @@ class TokenNames:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, tuple[str, list[int] | None]] = {}
-        self._byte_of = _bytes_of_byte_level_chars()
 
     def text(self, token_id: int) -> str:
         """The token as text; half a character shows as a replacement character."""
@@ -53,15 +53,5 @@ class TokenNames:
         match = _BYTE_PIECE.fullmatch(piece)
         if match is not None:
             return text, [int(match[1], 16)]
-        if piece and all(char in self._byte_of for char in piece):
-            return text, [self._byte_of[char] for char in piece]
-        return text, None
-
-
-def _bytes_of_byte_level_chars() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 and on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + i): byte for i, byte in enumerate(others)
-    }
+        data = bytes_of(piece) if piece else None
+        return text, None if data is None else list(data)

@@ -10,9 +10,9 @@ run of them for one bad byte; here only the bad part is lost.
 
 import codecs
 import re
-from itertools import chain
 from typing import Protocol
 
+from engine.byte_alphabet import bytes_of
 from engine.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
@@ -126,22 +126,6 @@ class _Utf8:
         return self._decoder.decode(b"", final=True)
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Characters that stand for bytes in byte-level vocabularies.
-
-    As in GPT-2: bytes that print as Latin-1 stand for themselves, the others, in order, are the
-    characters from U+0100 on.
-    """
-    printable = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
-    others = (byte for byte in range(256) if byte not in printable)
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_ALPHABET = _byte_alphabet()
-
-
 def _token_bytes(token: str) -> bytes:
-    if all(char in _BYTE_ALPHABET for char in token):
-        return bytes(_BYTE_ALPHABET[char] for char in token)
-    return token.encode()  # an added token, written as it is
+    data = bytes_of(token)
+    return token.encode() if data is None else data  # an added token is written as it is
