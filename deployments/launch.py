@@ -115,7 +115,7 @@ def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: f
     console.print(
         f"\n[bold green]Ready[/] after {elapsed_s:.1f} s: {args.model_name} at {url}\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
-        f'{{"model": "{args.model_name}", "messages": '
+        f'{{"model": "{args.model_name}", "temperature": 0, "messages": '
         '[{"role": "user", "content": "What is the capital of France?"}]}\'\n\n'
         "Ctrl-C drains and stops.",
         highlight=False,
