@@ -1,4 +1,5 @@
-# Every target but `clean` first makes .venv when pyproject.toml or constraints.txt changed.
+# Every target but `clean` first makes .venv when pyproject.toml,
+# constraints.txt or the compiled kernels changed.
 
 PYTHON ?= python3
 # More arguments for pip. On a machine without a CUDA GPU this takes the small CPU build of torch
@@ -23,7 +24,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'PageRay needs Python 3.11 or later, and "$(PYTHON)" is not.' >&2; \
 	  echo 'Install it, or name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12' >&2; \

@@ -33,15 +33,11 @@ class Attention:
         """Attend.
 
         x         [tokens, hidden]
-        rotation  [tokens, 1, 1, head_dim / 2] complex64
+        rotation  [tokens, head_dim / 2] complex64
         kv_cache  [2, num_blocks, num_kv_heads, block_size, head_dim]; gets the tokens' KV
         Returns [tokens, num_kv_heads * group_size * head_dim], good until the next layer's call.
         """
         size = self.group_size
         heads = self.qkv(x).view(-1, self.num_kv_heads, size + 2, self.head_dim)
-        query_key = heads.narrow(2, 0, size + 1)
-        if self.qk_norm is not None:
-            ops.rms_norm_(query_key, self.qk_norm)
-        ops.rotary_(query_key, rotation)
-        ops.store_kv(heads.narrow(2, size, 2), kv_cache, plan)
+        ops.rotate_and_store(heads, self.qk_norm, rotation, kv_cache, plan)
         return ops.paged_attention(heads.narrow(2, 0, size), kv_cache, plan, self.window)

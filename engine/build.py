@@ -102,16 +102,16 @@ def build_runner(
             "Start as many ranks as the tensor parallel size.",
         )
     device = choose_device(config)
-    set_num_threads(config, device)
-    threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with clock.phase("read config"):
         model = ModelConfig.from_folder(config.model_path)
         check_parallel_size(model, group.size)
     dtype = choose_dtype(config, model, device)
+    set_num_threads(config, device, dtype)
+    threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with (
         clock.phase("load weights"),
         threads.placed(),
-        Checkpoint(config.model_path, dtype) as checkpoint,
+        Checkpoint(config.model_path) as checkpoint,
     ):
         decoder = load_decoder(checkpoint, model, group, device, dtype, report)
     with clock.phase("allocate KV cache"), threads.placed():

@@ -6,6 +6,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidConfig
 from engine.host import available_cores
 from engine.model_config import ModelConfig
+from kernels import native_library
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,8 +40,13 @@ def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device)
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def set_num_threads(config: EngineConfig, device: torch.device) -> None:
+def set_num_threads(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> None:
     """Give this rank its share of the cores; ranks that share all of them slow each other down."""
-    if device.type == "cpu":
-        share = max(available_cores() // config.tensor_parallel_size, 1)
-        torch.set_num_threads(config.num_threads or share)
+    if device.type != "cpu":
+        return
+    share = max(available_cores() // config.tensor_parallel_size, 1)
+    num_threads = config.num_threads or share
+    # Where our kernels compute, torch has little to do and its threads would only spin beside them.
+    is_native = native_library.can_run(0, dtype)
+    torch.set_num_threads(1 if is_native else num_threads)
+    native_library.set_num_threads(num_threads if is_native else 1)

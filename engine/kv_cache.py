@@ -72,7 +72,7 @@ def attention_geometry(
 def allocate_kv_caches(
     geometry: AttentionGeometry, num_layers: int, device: torch.device
 ) -> list[Tensor]:
-    """Make each layer's cache; see `kernels.ops.store_kv` for its shape.
+    """Make each layer's cache; see `kernels.ops.rotate_and_store` for its shape.
 
     It is left as it comes: attention reads nothing that was not written, and on CPU memory that
     nobody has touched costs neither time nor pages.

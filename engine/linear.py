@@ -7,6 +7,7 @@ vocab     each rank has some of the vocabulary, padded to divide evenly
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody knows
 from torch import Tensor
 
@@ -43,17 +44,18 @@ class VocabParallelEmbedding:
     """This rank's rows of the embedding: tokens `first_id` and up."""
 
     weight: Tensor
-    """[padded vocabulary / size, hidden]"""
+    """[padded vocabulary / size, hidden], as stored: looked up first, converted then"""
+    dtype: torch.dtype
     first_id: int
     group: TensorParallel
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """Look up token ids [tokens], int32 or int64: [tokens, hidden], the same on every rank."""
         if self.group.size == 1:
-            return F.embedding(token_ids, self.weight)
+            return F.embedding(token_ids, self.weight).to(self.dtype)
         local_ids = token_ids - self.first_id
         is_elsewhere = (local_ids < 0) | (local_ids >= len(self.weight))
-        vectors = F.embedding(local_ids.masked_fill_(is_elsewhere, 0), self.weight)
+        vectors = F.embedding(local_ids.masked_fill_(is_elsewhere, 0), self.weight).to(self.dtype)
         return self.group.all_reduce(vectors.masked_fill_(is_elsewhere[:, None], 0))
 
 

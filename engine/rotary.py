@@ -11,7 +11,7 @@ from engine.rope_config import RopeConfig
 def rotation_table(
     rope: RopeConfig, head_dim: int, num_positions: int, device: torch.device
 ) -> Tensor:
-    """Return the factors [num_positions, 1, 1, head_dim / 2] complex64 for `ops.rotary_`.
+    """Return the factors [num_positions, head_dim / 2] complex64 for `ops.rotate_and_store`.
 
     Position p turns pair i by p * frequency[i]; the angle is a float32 product, as in the
     reference implementations, so that long positions round alike.
@@ -20,7 +20,7 @@ def rotation_table(
     positions = torch.arange(num_positions, dtype=torch.float32)
     angles = torch.outer(positions, frequencies)
     magnitude = torch.full_like(angles, rope.attention_factor)
-    return torch.polar(magnitude, angles).to(device)[:, None, None]
+    return torch.polar(magnitude, angles).to(device)
 
 
 def rotation_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,17 +21,15 @@ _ALL = slice(None)
 class Checkpoint:
     """The safetensors files of a model folder, open for reading. A context manager."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path) -> None:
         """Open the files.
 
         Args:
             folder: with model.safetensors, or with shards and model.safetensors.index.json.
-            dtype: what every tensor is converted to.
 
         Raises InvalidModel when a file is missing or broken.
         """
         self._folder = folder
-        self._dtype = dtype
         # One handle a file: safetensors maps it, so that only slices which are read are loaded.
         self._files = [_open(path) for path in _find_files(folder)]
         self._slices = {name: file.get_slice(name) for file in self._files for name in _names(file)}
@@ -76,7 +73,7 @@ class Checkpoint:
                 )
 
     def read(self, name: str, rows: slice = _ALL, columns: slice = _ALL) -> Tensor:
-        """Read a vector's or a matrix's share.
+        """Read a vector's or a matrix's share, in the dtype it is stored in.
 
         Args:
             name: one that `check` has seen.
@@ -86,7 +83,7 @@ class Checkpoint:
         source = self._slices[name]
         part = source[rows] if columns == _ALL else source[rows, columns]
         # A copy always: a view of the file would change, or crash us, with the file.
-        tensor: Tensor = part.to(self._dtype, copy=True)
+        tensor: Tensor = part.clone()
         return tensor
 
 

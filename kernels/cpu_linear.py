@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody knows
 from torch import Tensor
 
-from kernels.weights import LinearWeight
+from kernels.weights import LinearWeight, Packing
 
 _PROBE_TOLERANCE = 0.05  # of the result's size; bfloat16 keeps 8 bits
 
@@ -31,12 +31,12 @@ def can_pack(dtype: torch.dtype) -> bool:
 def pack(weight: Tensor, bias: Tensor | None) -> LinearWeight:
     """Pack a weight [out_features, in_features]; the packed copy replaces it."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-    return LinearWeight(packed, bias, is_packed=True)
+    return LinearWeight(packed, bias, len(weight), Packing.ONEDNN)
 
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """Return x @ weight.T + bias."""
-    if not weight.is_packed:
+    if weight.packing is Packing.NONE:
         return F.linear(x, weight.weight, weight.bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(
         x, weight.weight, weight.bias, "none", [], ""

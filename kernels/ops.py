@@ -9,14 +9,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels import cpu_attention, cpu_elementwise, cpu_linear, reference
+from kernels import (
+    cpu_attention,
+    cpu_elementwise,
+    cpu_linear,
+    native_attention,
+    native_elementwise,
+    native_library,
+    native_linear,
+    reference,
+)
 from kernels.cpu_attention import CpuAttentionPlan
 from kernels.cpu_attention_plan import CpuAttentionPlanner
 from kernels.layout import AttentionGeometry, StepLayout
+from kernels.native_attention import NativePlan, NativePlanner
 from kernels.reference import ReferencePlan
-from kernels.weights import LinearWeight, NormWeight
+from kernels.weights import LinearWeight, NormWeight, Packing
 
-AttentionPlan = CpuAttentionPlan | ReferencePlan
+AttentionPlan = NativePlan | CpuAttentionPlan | ReferencePlan
 
 
 class AttentionPlanner(Protocol):
@@ -26,25 +36,50 @@ class AttentionPlanner(Protocol):
         """Plan one step; the plan is good until the next one is made."""
 
 
+class Elementwise(Protocol):
+    """What a module of elementwise operations offers."""
+
+    def rms_norm(self, x: Tensor, norm: NormWeight) -> Tensor: ...  # noqa: D102  as below
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, norm: NormWeight) -> Tensor: ...  # noqa: D102
+
+    def silu_and_mul(self, gate_up: Tensor) -> Tensor: ...  # noqa: D102
+
+
 def attention_planner(
     geometry: AttentionGeometry, windows: frozenset[int | None], device: torch.device
 ) -> AttentionPlanner:
     """Return the planner for a device. `windows`: every sliding window that layers ask for."""
-    if device.type == "cpu":
-        return CpuAttentionPlanner(geometry, windows)
-    return reference.ReferencePlanner(geometry, device)
+    if device.type != "cpu":
+        return reference.ReferencePlanner(geometry, device)
+    if native_library.can_run(geometry.head_dim, geometry.dtype):
+        return NativePlanner(geometry)
+    return CpuAttentionPlanner(geometry, windows)
 
 
-def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `linear_weight` should pack; a trial, to be made once."""
-    return device.type == "cpu" and cpu_linear.can_pack(dtype)
+def choose_packing(dtype: torch.dtype, device: torch.device) -> Packing:
+    """Return how `linear_weight` should pack for inputs of `dtype`; a trial, to be made once."""
+    if device.type == "cpu" and native_linear.can_pack(dtype):
+        return Packing.PANELS
+    if device.type == "cpu" and cpu_linear.can_pack(dtype):
+        return Packing.ONEDNN
+    return Packing.NONE
 
 
-def linear_weight(weight: Tensor, bias: Tensor | None, *, pack: bool) -> LinearWeight:
-    """Prepare a matrix [out, in] and its bias [out]; drop the originals afterwards."""
-    if pack:
+def linear_weight(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
+) -> LinearWeight:
+    """Prepare a matrix [out, in] and its bias [out] for inputs of `dtype`.
+
+    They may come in any float dtype; drop the originals afterwards.
+    """
+    if packing is Packing.PANELS:
+        return native_linear.pack(weight, bias)
+    weight = weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    if packing is Packing.ONEDNN:
         return cpu_linear.pack(weight, bias)
-    return LinearWeight(weight, bias, is_packed=False)
+    return LinearWeight(weight, bias, len(weight), packing)
 
 
 def norm_weight(weight: Tensor, eps: float) -> NormWeight:
@@ -56,59 +91,62 @@ def norm_weight(weight: Tensor, eps: float) -> NormWeight:
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """Return x @ weight.T + bias: [T, in] -> [T, out]."""
+    if weight.packing is Packing.PANELS:
+        return native_linear.linear(x, weight)
     if x.device.type == "cpu":
         return cpu_linear.linear(x, weight)
     return reference.linear(x, weight)
 
 
 def rms_norm(x: Tensor, norm: NormWeight) -> Tensor:
-    """Return the RMS norm of `x` [..., dim] over its last dimension."""
-    if x.device.type == "cpu":
-        return cpu_elementwise.rms_norm(x, norm)
-    return reference.rms_norm(x, norm)
-
-
-def rms_norm_(x: Tensor, norm: NormWeight) -> Tensor:
-    """Norm `x` [..., dim] in place; it may be strided. Returns it."""
-    if x.device.type == "cpu":
-        return cpu_elementwise.rms_norm_(x, norm)
-    return reference.rms_norm_(x, norm)
+    """Return the RMS norm of `x` [T, dim] over its last dimension."""
+    return _implementation(x, x.shape[-1]).rms_norm(x, norm)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, norm: NormWeight) -> Tensor:
     """Add `x` [T, dim] to `residual` [T, dim] in place; return the RMS norm of the sum."""
-    if x.device.type == "cpu":
-        return cpu_elementwise.add_rms_norm(x, residual, norm)
-    return reference.add_rms_norm(x, residual, norm)
+    return _implementation(x, x.shape[-1]).add_rms_norm(x, residual, norm)
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """Return silu(gate) * up: [T, 2 * ffn], gate first -> [T, ffn]."""
-    if gate_up.device.type == "cpu":
-        return cpu_elementwise.silu_and_mul(gate_up)
-    return reference.silu_and_mul(gate_up)
+    return _implementation(gate_up, gate_up.shape[-1] // 2).silu_and_mul(gate_up)
 
 
-def rotary_(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate pairs (0, 1), (2, 3), ... of the last dimension in place; return `heads`.
+def _implementation(x: Tensor, width: int) -> Elementwise:
+    if x.device.type != "cpu":
+        return reference
+    is_native = native_library.can_run(width, x.dtype)
+    return native_elementwise if is_native else cpu_elementwise
 
-    heads [T, h, any, d] may be strided; rotation [T, 1, 1, d / 2] complex64: a factor a pair.
+
+def rotate_and_store(
+    heads: Tensor,
+    norm: NormWeight | None,
+    rotation: Tensor,
+    kv_cache: Tensor,
+    plan: AttentionPlan,
+) -> None:
+    """Norm and rotate queries and keys in place; write keys and values to the step's slots.
+
+    heads [T, h, g queries + key + value, d] contiguous; norm: gain [g + 1, d], None: no norm;
+    rotation [T, d / 2] complex64, a factor for each pair (0, 1), (2, 3), ... of a head;
+    kv_cache [2 (keys, values), num_blocks, h, block_size, d], its blocks this op's own affair.
     """
-    if heads.device.type == "cpu":
-        return cpu_elementwise.rotary_(heads, rotation)
-    return reference.rotary_(heads, rotation)
-
-
-def store_kv(key_value: Tensor, kv_cache: Tensor, plan: AttentionPlan) -> None:
-    """Write keys and values to the slots of the step's tokens.
-
-    key_value [T, h, 2 (key, value), d] may be strided;
-    kv_cache [2 (keys, values), num_blocks, h, block_size, d].
-    """
+    if isinstance(plan, NativePlan):
+        native_attention.rotate_and_store(heads, norm, rotation, kv_cache, plan)
+        return
+    query_key, key_value = heads[:, :, :-1], heads[:, :, -2:]
     if isinstance(plan, CpuAttentionPlan):
+        if norm is not None:
+            cpu_elementwise.rms_norm_(query_key, norm)
+        cpu_elementwise.rotary_(query_key, rotation[:, None, None])
         cpu_attention.store_kv(key_value, kv_cache, plan)
-    else:
-        reference.store_kv(key_value, kv_cache, plan)
+        return
+    if norm is not None:
+        reference.rms_norm_(query_key, norm)
+    reference.rotary_(query_key, rotation[:, None, None])
+    reference.store_kv(key_value, kv_cache, plan)
 
 
 def paged_attention(
@@ -116,11 +154,14 @@ def paged_attention(
 ) -> Tensor:
     """Attend each query over its sequence's keys up to its own position.
 
-    query [T, h, g, d] may be strided; kv_cache as in `store_kv`, with the step's own tokens in it;
+    query [T, h, g, d] may be strided; kv_cache as in `rotate_and_store`, with the step's own
+    tokens in it;
     window: positions seen, counted back from the query's own; None: all.
     Returns [T, h * g * d]. It may be overwritten by the next call with the same plan.
     Blocks and slots that belong to no sequence may hold anything.
     """
+    if isinstance(plan, NativePlan):
+        return native_attention.paged_attention(query, kv_cache, plan, window)
     if isinstance(plan, CpuAttentionPlan):
         return cpu_attention.paged_attention(query, kv_cache, plan, window)
     return reference.paged_attention(query, kv_cache, plan, window)

@@ -12,12 +12,12 @@ import torch.nn.functional as F  # noqa: N812  the name everybody knows
 from torch import Tensor
 
 from kernels.layout import AttentionGeometry, StepLayout
-from kernels.weights import LinearWeight, NormWeight
+from kernels.weights import LinearWeight, NormWeight, Packing
 
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """Return x @ weight.T + bias."""
-    assert not weight.is_packed, "a packed weight is for the CPU path alone"
+    assert weight.packing is Packing.NONE, "a packed weight is for the CPU path alone"
     return F.linear(x, weight.weight, weight.bias)
 
 

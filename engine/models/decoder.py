@@ -58,7 +58,7 @@ class Decoder:
         """Run the tokens of one step.
 
         token_ids    [tokens] int32 or int64
-        rotation     [tokens, 1, 1, head_dim / 2] complex64, the rotation of each token's position
+        rotation     [tokens, head_dim / 2] complex64, the rotation of each token's position
         kv_caches    one for each layer; they get the tokens' keys and values
         logits_rows  [rows] int64: tokens whose next token is wanted; None: all
         Returns logits [rows, vocab] on rank 0; None elsewhere and when no row is wanted.

@@ -18,7 +18,7 @@ from engine.parallel import TensorParallel
 from engine.progress import Report
 from engine.weights import Checkpoint
 from kernels import ops
-from kernels.weights import NormWeight
+from kernels.weights import LinearWeight, NormWeight
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
@@ -38,18 +38,17 @@ def load_decoder(
     """Load this rank's share. Raises InvalidModel when the checkpoint is not such a model.
 
     Args:
-        checkpoint: read with `dtype`.
+        checkpoint: of any float dtype.
         model: what the checkpoint should hold.
         group: whose rank this is.
         device: where the weights go.
-        dtype: what they are kept in.
+        dtype: what is computed in; matrices may be kept in a smaller one, see `kernels.ops`.
         report: told after each layer.
     """
     # A tied model may still carry its head, a copy of the embedding.
     ignored = (*_DERIVED, _HEAD) if model.tie_embeddings else _DERIVED
     checkpoint.check(dict(_expected(model)), ignored)
-    loader = _Loader(checkpoint, model, group, device, pack=ops.can_pack(dtype, device))
-    return loader.load(report)
+    return _Loader(checkpoint, model, group, device, dtype).load(report)
 
 
 def local_heads(model: ModelConfig, size: int) -> tuple[int, int]:
@@ -95,14 +94,14 @@ class _Loader:
         model: ModelConfig,
         group: TensorParallel,
         device: torch.device,
-        *,
-        pack: bool,
+        dtype: torch.dtype,
     ) -> None:
         self._checkpoint = checkpoint
         self._model = model
         self._group = group
         self._device = device
-        self._pack = pack
+        self._dtype = dtype
+        self._packing = ops.choose_packing(dtype, device)
         self._num_kv_heads, self._group_size = local_heads(model, group.size)
 
     def load(self, report: Report | None) -> Decoder:
@@ -111,13 +110,11 @@ class _Loader:
         output = embedding if model.tie_embeddings else self._vocab_share(_HEAD)
         return Decoder(
             embedding=VocabParallelEmbedding(
-                embedding, self._group.rank * len(embedding), self._group
+                embedding, self._dtype, self._group.rank * len(embedding), self._group
             ),
             layers=self._layers(report),
             final_norm=self._norm(_FINAL_NORM),
-            head=VocabParallelHead(
-                ops.linear_weight(output, None, pack=self._pack), model.vocab_size, self._group
-            ),
+            head=VocabParallelHead(self._linear(output, None), model.vocab_size, self._group),
         )
 
     def _layers(self, report: Report | None) -> list[DecoderLayer]:
@@ -153,24 +150,27 @@ class _Loader:
     def _read(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
         return self._checkpoint.read(name, rows, columns).to(self._device)
 
+    def _linear(self, weight: Tensor, bias: Tensor | None) -> LinearWeight:
+        return ops.linear_weight(weight, bias, self._dtype, self._packing)
+
     def _share(self, size: int) -> slice:
         """Rows or columns of this rank, of `size` that divide evenly."""
         local = size // self._group.size
         return slice(self._group.rank * local, (self._group.rank + 1) * local)
 
     def _norm(self, name: str) -> NormWeight:
-        return ops.norm_weight(self._read(name), self._model.rms_norm_eps)
+        return ops.norm_weight(self._read(name).to(self._dtype), self._model.rms_norm_eps)
 
     def _qk_norm(self, name: str) -> NormWeight:
         query = _interleave(self._read(f"{name}.q_norm.weight"), self._model.head_dim)
         key = _interleave(self._read(f"{name}.k_norm.weight"), self._model.head_dim)
         gain = torch.stack([*[query] * self._group_size, key])
-        return ops.norm_weight(gain, self._model.rms_norm_eps)
+        return ops.norm_weight(gain.to(self._dtype), self._model.rms_norm_eps)
 
     def _qkv(self, name: str) -> ColumnParallelLinear:
         weight = self._fuse_qkv(name, "weight")
         bias = self._fuse_qkv(name, "bias") if self._model.qkv_bias else None
-        return ColumnParallelLinear(ops.linear_weight(weight, bias, pack=self._pack))
+        return ColumnParallelLinear(self._linear(weight, bias))
 
     def _fuse_qkv(self, name: str, kind: str) -> Tensor:
         """Order the outputs by KV head: its query heads, its key, its value (see Attention)."""
@@ -191,12 +191,12 @@ class _Loader:
             return torch.cat([self._read(f"{name}.{p}_proj.{kind}", share) for p in ("gate", "up")])
 
         bias = fuse("bias") if self._model.mlp_bias else None
-        return ColumnParallelLinear(ops.linear_weight(fuse("weight"), bias, pack=self._pack))
+        return ColumnParallelLinear(self._linear(fuse("weight"), bias))
 
     def _row_parallel(self, name: str, num_inputs: int, has_bias: bool) -> RowParallelLinear:
         weight = self._read(f"{name}.weight", columns=self._share(num_inputs))
         bias = self._read(f"{name}.bias") if has_bias and self._group.is_first else None
-        return RowParallelLinear(ops.linear_weight(weight, bias, pack=self._pack), self._group)
+        return RowParallelLinear(self._linear(weight, bias), self._group)
 
     def _vocab_share(self, name: str) -> Tensor:
         vocab_size, size = self._model.vocab_size, self._group.size

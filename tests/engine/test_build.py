@@ -11,8 +11,16 @@ from engine.device import choose_device, choose_dtype, set_num_threads
 from engine.errors import InvalidConfig, InvalidModel
 from engine.model_config import ModelConfig
 from engine.parallel import TensorParallel
+from kernels import native_library
 from tests.engine.generation import small_config
 from tests.oracle import make_checkpoint
+
+
+def padded(num_outputs: int) -> int:
+    """Outputs of a packed matrix: the compiled kernels take whole panels."""
+    library = native_library.find_native_library()
+    panel = 1 if library is None else 2 * library.num_lanes()
+    return -(-num_outputs // panel) * panel
 
 
 def test_the_report_tells_the_plan_and_the_phases(tmp_path: Path) -> None:
@@ -37,8 +45,8 @@ def test_the_report_tells_the_plan_and_the_phases(tmp_path: Path) -> None:
     assert memory.kv_cache_bytes == memory.num_blocks * memory.block_bytes
     assert memory.max_model_len == 100
     # Embedding and packed head, then three layers.
-    layer = 48 * (48 + 2 * 16 + 48) + 3 * 48 * 72
-    assert memory.weight_bytes == 4 * (2 * 131 * 48 + 3 * layer)
+    layer = 48 * (padded(48 + 2 * 16) + padded(48) + padded(2 * 72)) + 72 * padded(48)
+    assert memory.weight_bytes == 4 * (48 * (131 + padded(131)) + 3 * layer)
     assert (built.report.device, built.report.dtype) == ("cpu", "float32")
     assert progress == [("load weights", i, 3) for i in (1, 2, 3)]
     assert built.core.snapshot().num_blocks == memory.num_blocks
@@ -99,9 +107,15 @@ def test_the_device_is_the_one_that_is_there(
     assert choose_device(small_config(tmp_path, device="cpu")).type == "cpu"
 
 
-def test_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+@pytest.mark.parametrize("is_native", [False, True])
+def test_ranks_share_the_cores(
+    is_native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_torch: list[int] = []
+    of_kernels: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", of_torch.append)
+    monkeypatch.setattr(native_library, "set_num_threads", of_kernels.append)
+    monkeypatch.setattr(native_library, "can_run", lambda *_: is_native)
     monkeypatch.setattr(device, "available_cores", lambda: 8)
 
     for changes in (
@@ -110,7 +124,9 @@ def test_ranks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         {"tensor_parallel_size": 16},
         {"num_threads": 5},
     ):
-        settings = {"num_threads": None, **changes}
-        set_num_threads(small_config(tmp_path, **settings), torch.device("cpu"))
+        config = small_config(tmp_path, **{"num_threads": None, **changes})
+        set_num_threads(config, torch.device("cpu"), torch.float32)
 
-    assert chosen == [8, 2, 1, 5]
+    busy, idle = (of_kernels, of_torch) if is_native else (of_torch, of_kernels)
+    assert busy == [8, 2, 1, 5]
+    assert idle == [1, 1, 1, 1]

@@ -6,11 +6,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import cpu_elementwise, ops, reference
+from kernels import cpu_elementwise, native_elementwise, native_library, ops, reference
 
 IMPLEMENTATIONS = [reference, cpu_elementwise]
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 DTYPES = list(TOLERANCES)
+NATIVE = pytest.mark.skipif(
+    not native_library.can_run(48, torch.float32), reason="no compiled kernels here"
+)
+# With widths that each can take: the compiled kernels want whole vectors.
+CASES = [
+    pytest.param(implementation, dtype, width)
+    for implementation in IMPLEMENTATIONS
+    for dtype in DTYPES
+    for width in (8, 41, 123, 576)
+] + [
+    pytest.param(native_elementwise, torch.float32, width, marks=NATIVE) for width in (16, 48, 576)
+]
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -30,13 +42,12 @@ def exact_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double()
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 576), (5, 123), (33, 8)])
+@pytest.mark.parametrize(("implementation", "dtype", "width"), CASES)
+@pytest.mark.parametrize("num_rows", [1, 5, 33])
 def test_rms_norm_follows_its_formula(
-    implementation: ModuleType, dtype: torch.dtype, shape: tuple[int, int]
+    implementation: ModuleType, dtype: torch.dtype, width: int, num_rows: int
 ) -> None:
-    x, weight = random(*shape, dtype=dtype), random(shape[-1], dtype=dtype)
+    x, weight = random(num_rows, width, dtype=dtype), random(width, dtype=dtype)
     norm = ops.norm_weight(weight, 1e-5)
     before = x.clone()
 
@@ -44,7 +55,9 @@ def test_rms_norm_follows_its_formula(
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    "implementation", [*IMPLEMENTATIONS, pytest.param(native_elementwise, marks=NATIVE)]
+)
 def test_rms_norm_of_tiny_and_zero_rows_is_bounded_by_eps(implementation: ModuleType) -> None:
     x = torch.stack([torch.zeros(64), torch.full((64,), 1e-6), torch.full((64,), 1e-20)])
     norm = ops.norm_weight(torch.ones(64), 1e-5)
@@ -70,13 +83,12 @@ def test_rms_norm_in_place_writes_through_a_strided_view(
     assert torch.equal(heads[:, :, 3], before[:, :, 3])
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype", "width"), CASES)
 def test_add_rms_norm_adds_in_place_and_norms_the_sum(
-    implementation: ModuleType, dtype: torch.dtype
+    implementation: ModuleType, dtype: torch.dtype, width: int
 ) -> None:
-    x, residual = random(7, 41, dtype=dtype), random(7, 41, dtype=dtype) * 2
-    weight = random(41, dtype=dtype)
+    x, residual = random(7, width, dtype=dtype), random(7, width, dtype=dtype) * 2
+    weight = random(width, dtype=dtype)
     total = x + residual
 
     normed = implementation.add_rms_norm(x, residual, ops.norm_weight(weight, 1e-5))
@@ -85,13 +97,12 @@ def test_add_rms_norm_adds_in_place_and_norms_the_sum(
     assert_near(normed, exact_rms_norm(total, weight, 1e-5))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype", "width"), CASES)
 @pytest.mark.parametrize("num_tokens", [1, 9])
 def test_silu_and_mul_follows_its_formula(
-    implementation: ModuleType, dtype: torch.dtype, num_tokens: int
+    implementation: ModuleType, dtype: torch.dtype, width: int, num_tokens: int
 ) -> None:
-    gate_up = random(num_tokens, 2 * 37, dtype=dtype) * 3
+    gate_up = random(num_tokens, 2 * width, dtype=dtype) * 3
     gate, up = gate_up.double().chunk(2, dim=-1)
 
     assert_near(implementation.silu_and_mul(gate_up), gate / (1 + torch.exp(-gate)) * up)
@@ -116,3 +127,16 @@ def test_rotary_turns_each_pair_by_its_angle_and_nothing_else(
             turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
             assert_near(heads[token, :, :3, 2 * pair : 2 * pair + 2], turned)
     assert torch.equal(heads[:, :, 3], before[:, :, 3])
+
+
+@pytest.mark.parametrize(
+    "implementation", [*IMPLEMENTATIONS, pytest.param(native_elementwise, marks=NATIVE)]
+)
+def test_silu_of_huge_gates_is_the_gate_or_nothing(implementation: ModuleType) -> None:
+    gates = torch.tensor([-1e30, -1e4, -90.0, -1e-30, 0.0, 90.0, 1e4, 1e30]).repeat(2)
+    gate_up = torch.cat((gates, torch.ones(16)))[None]
+
+    activated = implementation.silu_and_mul(gate_up)
+
+    expected = torch.where(gates > 1, gates, 0.0)[None]
+    torch.testing.assert_close(activated, expected, atol=1e-7, rtol=1e-6)

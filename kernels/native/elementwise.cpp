@@ -1,0 +1,106 @@
+// Norms, activation and rotation, each in one pass over its rows.
+
+#include <cmath>
+
+#include "threads.h"
+#include "vector.h"
+
+namespace {
+
+constexpr int64_t ELEMENTS_AT_ONCE = 8192;  // handed to a thread: more than waking it costs
+
+// Calls action(row) for every row, whatever number of them is worth a thread's while.
+template <class Action>
+void share_rows(int64_t num_rows, int64_t width, const Action& action) {
+  const int64_t at_once = width < ELEMENTS_AT_ONCE ? ELEMENTS_AT_ONCE / width : 1;
+  share_out((num_rows + at_once - 1) / at_once, [&](int64_t item) {
+    const int64_t end = (item + 1) * at_once;
+    for (int64_t row = item * at_once; row < (end < num_rows ? end : num_rows); row++) action(row);
+  });
+}
+
+// 1 / sqrt(mean(x^2) + eps) of `width` elements.
+float inverse_rms(const float* x, int64_t width, float eps) {
+  Floats squares{};
+  for (int64_t i = 0; i < width; i += LANES) {
+    const Floats v = load(x + i);
+    squares += v * v;
+  }
+  return 1.0f / std::sqrt(sum(squares) / width + eps);
+}
+
+// Multiplies pairs (0, 1), (2, 3), ... of a head, as complex numbers, by the token's rotation.
+void rotate(float* head, const float* rotation, int64_t head_dim) {
+  Ints swapped, evens, odds;
+  Floats sign;
+  for (int i = 0; i < LANES; i++) {
+    swapped[i] = i ^ 1;
+    evens[i] = i & ~1;
+    odds[i] = i | 1;
+    sign[i] = i & 1 ? 1.0f : -1.0f;
+  }
+  for (int64_t i = 0; i < head_dim; i += LANES) {
+    const Floats v = load(head + i), r = load(rotation + i);
+    store(head + i, v * __builtin_shuffle(r, evens) +
+                        __builtin_shuffle(v, swapped) * (__builtin_shuffle(r, odds) * sign));
+  }
+}
+
+}  // namespace
+
+// residual += x (unless x is null); y = residual / rms(residual) * gain, rows of `width`.
+extern "C" void add_rms_norm(const float* x, float* residual, const float* gain, float* y,
+                             int64_t num_rows, int64_t width, double eps) {
+  share_rows(num_rows, width, [&](int64_t row) {
+    float* r = residual + row * width;
+    if (x)
+      for (int64_t i = 0; i < width; i += LANES) store(r + i, load(r + i) + load(x + row * width + i));
+    const float scale = inverse_rms(r, width, eps);
+    for (int64_t i = 0; i < width; i += LANES)
+      store(y + row * width + i, load(r + i) * scale * load(gain + i));
+  });
+}
+
+// y = silu(left half of x) * right half; y has rows of `width`, x of twice as much.
+extern "C" void silu_and_mul(const float* x, float* y, int64_t num_rows, int64_t width) {
+  share_rows(num_rows, width, [&](int64_t row) {
+    const float* gate = x + row * 2 * width;
+    for (int64_t i = 0; i < width; i += LANES) {
+      const Floats v = load(gate + i);
+      const Floats sigmoid = 1.0f / (1.0f + exponential(-larger(v, broadcast(-87.0f))));
+      store(y + row * width + i, v * sigmoid * load(gate + width + i));
+    }
+  });
+}
+
+// Norms (where there is a gain) and rotates queries and keys in place, then stores keys and values.
+//
+// heads [tokens][num_kv_heads][group_size queries, key, value][head_dim], gain [group_size + 1]
+// [head_dim], rotation [tokens][head_dim / 2] complex, slots [tokens]; `kv_cache` as attention.cpp
+// reads it.
+extern "C" void rotate_and_store(float* heads, const float* gain, const float* rotation,
+                                 float* kv_cache, const int32_t* slots, int64_t num_blocks,
+                                 int64_t num_tokens, int64_t num_kv_heads, int64_t group_size,
+                                 int64_t head_dim, int64_t block_size, double eps) {
+  float* keys = kv_cache;
+  float* values = kv_cache + num_blocks * num_kv_heads * block_size * head_dim;
+  const int64_t width = num_kv_heads * (group_size + 2) * head_dim;
+  share_rows(num_tokens, width, [&](int64_t token) {
+    const int64_t block = slots[token] / block_size, offset = slots[token] % block_size;
+    for (int64_t h = 0; h < num_kv_heads; h++) {
+      float* head = heads + token * width + h * (group_size + 2) * head_dim;
+      for (int64_t i = 0; i <= group_size; i++, head += head_dim) {
+        if (gain) {
+          const float scale = inverse_rms(head, head_dim, eps);
+          for (int64_t j = 0; j < head_dim; j += LANES)
+            store(head + j, load(head + j) * scale * load(gain + i * head_dim + j));
+        }
+        rotate(head, rotation + token * head_dim, head_dim);
+      }
+      const int64_t first = (block * num_kv_heads + h) * block_size * head_dim;
+      for (int64_t i = 0; i < head_dim; i++)
+        keys[first + i * block_size + offset] = head[i - head_dim];
+      std::memcpy(values + first + offset * head_dim, head, head_dim * sizeof(float));
+    }
+  });
+}

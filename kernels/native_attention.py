@@ -1,0 +1,107 @@
+"""Paged attention in float32 on CPU by our compiled kernels; see kernels/native/attention.cpp.
+
+The cache has the shape that `kernels.ops` tells, but the keys of a block lie transposed in it:
+[head_dim, block_size]. Nobody else looks into blocks; whole ones may be copied.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.layout import AttentionGeometry, IntArray, StepLayout
+from kernels.native_library import native_library
+from kernels.weights import NormWeight
+from kernels.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class NativePlan:
+    """The layout of a step, where the kernels can read it. All int32."""
+
+    geometry: AttentionGeometry
+    query_start_loc: Tensor
+    seq_lens: Tensor
+    block_tables: Tensor
+    slots: Tensor
+    output: Tensor
+    """[num_tokens, h * g * head_dim], overwritten by each layer"""
+
+
+class NativePlanner:
+    """Plans the steps of one rank. A plan is good until the next one is made."""
+
+    def __init__(self, geometry: AttentionGeometry) -> None:
+        self._geometry = geometry
+        self._workspace = Workspace(torch.device("cpu"))
+
+    def plan(self, layout: StepLayout) -> NativePlan:
+        """Plan one step."""
+        geometry = self._geometry
+        num_heads = geometry.num_kv_heads * geometry.group_size
+        shape = (layout.num_tokens, num_heads * geometry.head_dim)
+        return NativePlan(
+            geometry,
+            query_start_loc=_to_tensor(layout.query_start_loc),
+            seq_lens=_to_tensor(layout.seq_lens),
+            block_tables=_to_tensor(layout.block_tables),
+            slots=_to_tensor(layout.slot_mapping),
+            output=self._workspace.take("output", shape, geometry.dtype),
+        )
+
+
+def rotate_and_store(
+    heads: Tensor, norm: NormWeight | None, rotation: Tensor, kv_cache: Tensor, plan: NativePlan
+) -> None:
+    """Norm and rotate queries and keys in place, then write keys and values to their slots."""
+    num_tokens, num_kv_heads, size, head_dim = heads.shape
+    native_library().rotate_and_store(
+        heads.data_ptr(),
+        None if norm is None else norm.weight.data_ptr(),
+        rotation.data_ptr(),
+        kv_cache.data_ptr(),
+        plan.slots.data_ptr(),
+        plan.geometry.num_blocks,
+        num_tokens,
+        num_kv_heads,
+        size - 2,
+        head_dim,
+        plan.geometry.block_size,
+        0.0 if norm is None else norm.eps,
+    )
+
+
+def paged_attention(
+    query: Tensor, kv_cache: Tensor, plan: NativePlan, window: int | None
+) -> Tensor:
+    """Attend; the result is overwritten by the next call with the same plan.
+
+    A query's result depends on its own sequence alone, and not on how that came to be computed.
+    """
+    geometry = plan.geometry
+    num_seqs, max_blocks = plan.block_tables.shape
+    native_library().paged_attention(
+        query.data_ptr(),
+        kv_cache.data_ptr(),
+        plan.query_start_loc.data_ptr(),
+        plan.seq_lens.data_ptr(),
+        plan.block_tables.data_ptr(),
+        plan.output.data_ptr(),
+        geometry.num_blocks,
+        num_seqs,
+        max_blocks,
+        geometry.num_kv_heads,
+        geometry.group_size,
+        geometry.head_dim,
+        geometry.block_size,
+        query.stride(0),
+        query.stride(1),
+        window or 0,
+        geometry.scale,
+    )
+    return plan.output
+
+
+def _to_tensor(array: IntArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
