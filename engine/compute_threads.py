@@ -5,18 +5,17 @@ each spins through the other's time slice, and a step takes twenty times as long
 machine this was seen to last for twenty seconds. Threads that stay on a core each cannot meet.
 """
 
+import ctypes
 import os
 import socket
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-_TASKS = Path("/proc/self/task")
-_PARALLEL_ELEMENTS = 1 << 20  # enough that torch wakes all its threads
+_OpenMPBody = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class ComputeThreads:
@@ -35,12 +34,11 @@ class ComputeThreads:
         """
         if not self._claims or os.sched_getaffinity(0) == {next(iter(self._claims))}:
             return
-        thread = threading.get_native_id()
-        before = _thread_ids()
-        torch.ones(_PARALLEL_ELEMENTS).add_(1)
-        helpers = sorted(_thread_ids() - before - {thread})
-        for thread_id, core in zip([thread, *helpers], self._claims, strict=False):
-            _move(thread_id, {core})
+        team = _openmp_team(len(self._claims))
+        # A caller kept to one core while a helper roams could only meet it more often.
+        if len(team) == len(self._claims):
+            for thread_id, core in zip(team, self._claims, strict=True):
+                os.sched_setaffinity(thread_id, {core})
 
     @contextmanager
     def placed(self) -> Iterator[None]:
@@ -90,12 +88,20 @@ def _allowed_cores() -> set[int]:
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
 
 
-def _thread_ids() -> set[int]:
-    return {int(task.name) for task in _TASKS.iterdir()}
+def _openmp_team(num_threads: int) -> list[int]:
+    """Thread ids of the caller and the helpers that OpenMP has for it, the caller's first.
 
+    The threads name themselves. Those that are new after parallel work would not do: the caller
+    may have had helpers before, and others start threads meanwhile. Empty where torch computes
+    without OpenMP.
+    """
+    openmp = ctypes.CDLL(torch._C.__file__)  # its symbols are found through torch, which links it
+    if not hasattr(openmp, "GOMP_parallel"):
+        return []
+    team: dict[int, int] = {}
 
-def _move(thread_id: int, cores: set[int]) -> None:
-    try:
-        os.sched_setaffinity(thread_id, cores)
-    except ProcessLookupError:  # it was somebody else's and has ended
-        return
+    def name_itself(_: int | None) -> None:
+        team[openmp.omp_get_thread_num()] = threading.get_native_id()
+
+    openmp.GOMP_parallel(_OpenMPBody(name_itself), None, ctypes.c_uint(num_threads), 0)
+    return [team[i] for i in sorted(team)]

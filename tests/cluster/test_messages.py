@@ -1,10 +1,10 @@
 """Messages survive the wire unchanged, and nothing else gets through it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cluster.messages import (
@@ -38,7 +38,13 @@ from engine.errors import (
 )
 from engine.output import FinishReason, TokenLogprob, TokenOutput
 from engine.request import GenerateRequest
-from engine.sampling_params import SamplingParams
+from engine.sampling_params import (
+    MAX_CHOICES,
+    MAX_COUNT,
+    MAX_LOGPROBS,
+    SEED_BITS,
+    SamplingParams,
+)
 from engine.snapshot import EngineSnapshot, EngineState
 from tests.cluster.token_fakes import make_request
 
@@ -52,20 +58,21 @@ seconds = st.floats(0, 1e6)
 
 params = st.builds(
     SamplingParams,
-    n=st.integers(1, 128),
-    max_tokens=st.none() | st.integers(1, 2**31),
+    n=st.integers(1, MAX_CHOICES),
+    max_tokens=st.none() | st.integers(1, MAX_COUNT),
+    min_tokens=st.integers(0, 1),
     temperature=st.floats(0, 100),
-    top_k=st.integers(-1, 2**31),
+    top_k=st.integers(-1, MAX_COUNT),
     top_p=st.floats(0.01, 1),
     min_p=st.floats(0, 1),
     presence_penalty=st.floats(-2, 2),
     repetition_penalty=st.floats(0.01, 100),
     logit_bias=st.dictionaries(st.integers(0, 300_000), st.floats(-100, 100), max_size=3),
-    seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+    seed=st.none() | st.integers(-(2**SEED_BITS), 2**SEED_BITS - 1),
     stop=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
     stop_token_ids=token_ids.map(tuple),
     ignore_eos=st.booleans(),
-    logprobs=st.none() | st.integers(0, 20),
+    logprobs=st.none() | st.integers(0, MAX_LOGPROBS),
 )
 requests = st.builds(
     GenerateRequest,
@@ -139,8 +146,21 @@ server_messages = st.one_of(
 )
 
 
+largest_counts = SamplingParams(
+    n=MAX_CHOICES,
+    max_tokens=MAX_COUNT,
+    min_tokens=MAX_COUNT,
+    top_k=MAX_COUNT,
+    logit_bias={MAX_COUNT: 100},
+    seed=2**SEED_BITS - 1,
+    stop_token_ids=(MAX_COUNT,),
+    logprobs=MAX_LOGPROBS,
+)
+
+
 @unhurried
 @given(client_messages)
+@example(Submit("f", replace(make_request("a"), params=largest_counts)))
 def test_client_message_survives_the_wire(message: ClientMessage) -> None:
     assert decode_client_message(encode(message)) == message
 

@@ -1,11 +1,13 @@
-"""Real local Ray clusters for the integration tests."""
+"""Real local Ray clusters and models for the integration tests."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.serving import Serving
+from tests.oracle import make_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +22,18 @@ def smollm2_serving(
         yield serving
     finally:
         serving.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama that splits in two, with SmolLM2's tokenizer."""
+    folder = make_checkpoint(
+        tmp_path_factory.mktemp("models") / "tiny",
+        "llama",
+        vocab_size=49152,
+        max_position_embeddings=2048,
+        eos_token_id=2,
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(smollm2_path / name, folder)
+    return folder

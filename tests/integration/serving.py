@@ -68,6 +68,14 @@ class Serving:
         """Everything it started and that still runs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def titled(self, prefix: str) -> list[psutil.Process]:
+        """Those of its processes whose title begins like this; Ray's actors set theirs."""
+        return [process for process in self.processes() if _title(process).startswith(prefix)]
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that run a model."""
+        return self.titled("ray::Worker")
+
     def replicas(self) -> list[dict[str, object]]:
         """What /status says of each replica."""
         found: list[dict[str, object]] = self.client.get("/status").json()["replicas"]
@@ -80,6 +88,14 @@ class Serving:
             - int(str(replica["num_free_blocks"]))
             - int(str(replica["num_evictable_blocks"]))
             for replica in self.replicas()
+        )
+
+    def num_requests(self) -> int:
+        """Sequences that run or wait over all replicas."""
+        return sum(
+            int(str(replica[name]))
+            for replica in self.replicas()
+            for name in ("num_running", "num_waiting")
         )
 
     def stop(self) -> None:
@@ -97,3 +113,10 @@ class Serving:
             for process in alive:
                 process.kill()
         assert not alive, f"left behind: {alive}\n{self.log.read_text()}"
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # ended since it was listed
+        return ""

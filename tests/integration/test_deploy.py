@@ -17,26 +17,10 @@ import pytest
 from deployments.serve_environment import haproxy_environment, serve_environment
 from engine import LLM, SamplingParams
 from tests.integration.serving import Serving, free_port, wait_until
-from tests.oracle import make_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PROMPT = list(range(2000, 2040))
-
-
-@pytest.fixture(scope="module")
-def tiny_model(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random Llama that splits in two, with SmolLM2's tokenizer."""
-    folder = make_checkpoint(
-        tmp_path_factory.mktemp("models") / "tiny",
-        "llama",
-        vocab_size=49152,
-        max_position_embeddings=2048,
-        eos_token_id=2,
-    )
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(smollm2_path / name, folder)
-    return folder
 
 
 @pytest.fixture

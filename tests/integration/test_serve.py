@@ -5,7 +5,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
-import psutil
 import pytest
 
 from tests.benchmarks.load import run_load
@@ -80,9 +79,7 @@ def test_disconnect_gives_the_blocks_back(smollm2_serving: Serving) -> None:
 
 
 def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Serving) -> None:
-    old = [process for process in smollm2_serving.processes() if "Worker" in process.name()]
-    ranks = [process for process in old if _is_rank(process)]
-    assert len(ranks) == 1
+    [rank] = smollm2_serving.ranks()
     # A prompt long enough not to have its first token when the kill comes.
     prompt = list(range(1000, 1000 + 600))
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 4, "temperature": 0}
@@ -95,8 +92,8 @@ def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Ser
                 pool.submit(smollm2_serving.client.post, "/v1/completions", json=body)
                 for _ in range(4)
             ]
-            wait_until(lambda: _num_requests(smollm2_serving) > 1, 20, "requests at the engine")
-            ranks[0].kill()
+            wait_until(lambda: smollm2_serving.num_requests() > 1, 20, "requests at the engine")
+            rank.kill()
             rest = [line for line in lines if line.startswith("data: ")]
         # The stream that had begun ends with a typed error and the closing event.
         assert "error" in json.loads(rest[-2][6:])
@@ -104,19 +101,6 @@ def test_killed_rank_is_rebuilt_and_unstarted_requests_move(smollm2_serving: Ser
         took = wait_until(lambda: chat(smollm2_serving).status_code == 200, 15, "service back")
         assert took < 15
         assert [future.result().status_code for future in waiting] == [200] * 4
-    assert not ranks[0].is_running()
+    assert not rank.is_running()
     wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 5, "no leaked block")
-    now = [process for process in smollm2_serving.processes() if _is_rank(process)]
-    assert len(now) == 1
-
-
-def _num_requests(serving: Serving) -> int:
-    return sum(
-        int(str(replica[name]))
-        for replica in serving.replicas()
-        for name in ("num_running", "num_waiting")
-    )
-
-
-def _is_rank(process: psutil.Process) -> bool:
-    return any("WorkerActor" in word or "ray::Worker" in word for word in process.cmdline())
+    assert len(smollm2_serving.ranks()) == 1
