@@ -11,6 +11,7 @@ import importlib.util
 import torch
 
 _MODULES = {"AVX512": "kernels._native_avx512", "AVX2": "kernels._native_avx2"}
+_INTERFACE_VERSION = 1  # of kernels/native; a call with wrong arguments would end the process
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES = {
     "set_num_threads": [_COUNT],
@@ -27,12 +28,19 @@ def find_native_library() -> ctypes.CDLL | None:
     """Return the library for this processor; None where there is none.
 
     Its functions are declared; they take the addresses of contiguous float32 and int32 data.
+    Raises RuntimeError when it was built from other sources than these.
     """
     module = _MODULES.get(torch.backends.cpu.get_cpu_capability())
     spec = importlib.util.find_spec(module) if module else None
     if spec is None or spec.origin is None:
         return None
     library = ctypes.CDLL(spec.origin)
+    version = getattr(library, "interface_version", lambda: None)()
+    if version != _INTERFACE_VERSION:
+        raise RuntimeError(
+            f"{spec.origin} was built from other sources (interface {version}, "
+            f"{_INTERFACE_VERSION} expected).\nBuild it again: pip install -e ., or `make setup`."
+        )
     for name, argument_types in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes = argument_types

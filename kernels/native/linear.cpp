@@ -123,6 +123,9 @@ void multiply_all(const Product& p) {
 
 extern "C" int64_t num_lanes() { return LANES; }
 
+// To be raised with every change of a function's arguments; kernels/native_library.py checks it.
+extern "C" int64_t interface_version() { return 1; }
+
 extern "C" void linear(const float* x, const void* panels, const float* bias, float* y,
                        int64_t num_rows, int64_t num_inputs, int64_t num_outputs,
                        int64_t is_bfloat16) {
