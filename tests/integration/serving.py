@@ -1,10 +1,12 @@
 """A `pageray serve` of our own for tests: started, watched and ended by process id."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,9 +45,15 @@ class Serving:
         self.log = log
         command = [sys.executable, "-m", "deployments.cli", "serve", str(model)]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
+        # Ray leaves its session in the temporary folder. Not tmp_path: sockets have short names.
+        self._folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": str(self._folder)},
             )
         self.client = httpx2.Client(base_url=self.url, timeout=120)
 
@@ -112,6 +120,7 @@ class Serving:
             _, alive = psutil.wait_procs(started, timeout=10)
             for process in alive:
                 process.kill()
+            shutil.rmtree(self._folder)
         assert not alive, f"left behind: {alive}\n{self.log.read_text()}"
 
 

@@ -30,6 +30,7 @@ def dashboard() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
     environment = {
         **os.environ,
+        "TMPDIR": str(folder),
         **serve_environment(drain_timeout_s=5),
         **haproxy_environment(folder, free_port(), free_port()),
     }
