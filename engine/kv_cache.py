@@ -10,6 +10,7 @@ from engine.errors import InvalidConfig
 from engine.host import available_host_bytes
 from engine.model_config import ModelConfig
 from engine.models.decoder_weights import local_heads
+from kernels.huge_pages import prefer_huge_pages
 from kernels.layout import AttentionGeometry
 
 _MAX_HOST_CACHE_BYTES = 4 << 30
@@ -78,7 +79,8 @@ def allocate_kv_caches(
     nobody has touched costs neither time nor pages.
     """
     shape, dtype = geometry.cache_shape, geometry.dtype
-    return [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+    caches = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+    return [prefer_huge_pages(cache) for cache in caches]
 
 
 def cache_budget(

@@ -8,6 +8,7 @@ against 64 at 16, 135 against 183 at 64, 817 against 846 at 512.
 import torch
 from torch import Tensor
 
+from kernels.huge_pages import prefer_huge_pages
 from kernels.native_library import can_run, native_library
 from kernels.weights import LinearWeight, Packing
 
@@ -37,7 +38,9 @@ def pack(weight: Tensor, bias: Tensor | None) -> LinearWeight:
         wide = bias.new_zeros(len(padded), dtype=torch.float32)
         wide[:num_outputs] = bias
         bias = wide
-    return LinearWeight(halves.permute(order).contiguous(), bias, num_outputs, Packing.PANELS)
+    ordered = halves.permute(order)
+    panels = prefer_huge_pages(torch.empty(ordered.shape, dtype=weight.dtype)).copy_(ordered)
+    return LinearWeight(panels, bias, num_outputs, Packing.PANELS)
 
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
