@@ -73,7 +73,8 @@ def main() -> None:
     start_s = time.perf_counter() - started
     asks = make_asks(workload, vocab_size=49152, seed=options.seed)[: options.num_requests]
     run = run_padded if options.mode == "padded" else run_continuous
-    with torch.inference_mode():
+    # Continuous batching writes its buffers from a thread that is not in inference mode.
+    with torch.inference_mode() if options.mode == "padded" else torch.no_grad():
         run(model, workload, [Ask(asks[0].prompt_token_ids[:8], 4)])
         cpu = time.process_time()
         started = time.perf_counter()
