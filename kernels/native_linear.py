@@ -1,8 +1,8 @@
 """Matrix products in float32 on CPU by our compiled kernels; see kernels/native/linear.cpp.
 
-Measured on two AVX2 cores with SmolLM2's matrices, against oneDNN's packed ones (milliseconds for
-all of them; `python -m tests.benchmarks.linear` makes the table): 12 against 39 at batch 1, 36
-against 64 at 16, 135 against 183 at 64, 817 against 846 at 512.
+Measured on two AVX2 cores with SmolLM2's matrices (`python -m tests.benchmarks.linear`), against
+oneDNN's packed ones, milliseconds for all of them: 20 against 40 at batch 1, 50 against 74 at 16,
+132 against 161 at 64, 947 against 1035 at 512.
 """
 
 import torch

@@ -63,6 +63,7 @@ class Attention {
       : s(step),
         item(item),
         blocks(step.block_tables + item.sequence * step.max_blocks),
+        needs_copy(step.block_size % LANES != 0),
         num_rows((item.last_token - item.token) * step.group_size),
         first_position(step.seq_lens[item.sequence] -
                        (step.query_start_loc[item.sequence + 1] - item.token)) {
@@ -83,7 +84,7 @@ class Attention {
     const int64_t end = high(num_rows - 1);
     for (tile = low(0) / TILE_KEYS * TILE_KEYS; tile < end; tile += TILE_KEYS) {
       num_keys = end - tile < TILE_KEYS ? end - tile : TILE_KEYS;
-      if (s.block_size < LANES) copy_keys();
+      if (needs_copy) copy_keys();
       for (int64_t row = 0; row < num_rows; row += MAX_ROWS) {
         const int64_t left = num_rows - row;
         with_rows(left < MAX_ROWS ? left : MAX_ROWS, Rows{*this, row});
@@ -132,7 +133,7 @@ class Attention {
                        s.block_size * s.head_dim;
   }
 
-  // Blocks smaller than a vector: brings the tile's keys together as [head_dim][TILE_KEYS].
+  // Blocks that vectors do not divide: brings the tile's keys together as [head_dim][TILE_KEYS].
   void copy_keys() {
     for (int64_t key = 0; key < num_keys; key++) {
       const float* source = block(s.keys, tile + key) + (tile + key) % s.block_size;
@@ -142,7 +143,7 @@ class Attention {
   }
 
   const float* key_vector(int64_t key) const {
-    if (s.block_size < LANES) return copied_keys + key;
+    if (needs_copy) return copied_keys + key;
     return block(s.keys, tile + key) + (tile + key) % s.block_size;
   }
 
@@ -151,7 +152,7 @@ class Attention {
     constexpr int VECTORS = vectors_beside(ROWS);
     for (int64_t key = 0; key < num_keys; key += VECTORS * LANES) {
       Keys keys;
-      keys.stride = s.block_size < LANES ? TILE_KEYS : s.block_size;
+      keys.stride = needs_copy ? TILE_KEYS : s.block_size;
       for (int v = 0; v < VECTORS; v++) {
         const int64_t at = key + v * LANES;
         keys.first[v] = key_vector(at < num_keys ? at : key);  // past the end: any will do
@@ -238,6 +239,7 @@ class Attention {
   const Step& s;
   const Item& item;
   const int32_t* blocks;
+  const bool needs_copy;
   const int64_t num_rows;
   const int64_t first_position;  // of the item's first token
   int64_t tile = 0, num_keys = 0;

@@ -53,24 +53,6 @@ static inline float largest(Floats v) {
   return best;
 }
 
-// The sums of LANES vectors, one in each lane: halves as many vectors in each of log2(LANES)
-// rounds, by adding neighbouring parts of two vectors into one.
-static inline Floats sum_each(Floats (&v)[LANES]) {
-#pragma GCC unroll 8
-  for (int span = 1; span < LANES; span *= 2) {
-    Ints low, high;
-    for (int i = 0; i < LANES; i++) {
-      low[i] = i & span ? LANES + i - span : i;
-      high[i] = i & span ? LANES + i : i + span;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES / 2 / span; i++)
-      v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], low) +
-             __builtin_shuffle(v[2 * i], v[2 * i + 1], high);
-  }
-  return v[0];
-}
-
 // e^x for x <= 88, to about two units in the last place; 0 below -87, so also for -infinity.
 //
 // 2^n times a polynomial over [-ln 2 / 2, ln 2 / 2]; its coefficients are those of expf in the

@@ -175,6 +175,7 @@ def test_attention_equals_the_loop_and_reads_no_foreign_slot(
     "geometry",
     [
         geometry_of(block_size=1),
+        geometry_of(block_size=12),
         geometry_of(block_size=16),
         geometry_of(block_size=64),
         geometry_of(group_size=1),
@@ -183,7 +184,7 @@ def test_attention_equals_the_loop_and_reads_no_foreign_slot(
         geometry_of(dtype=torch.bfloat16),
         geometry_of(dtype=torch.float16),
     ],
-    ids=["block 1", "16", "64", "one query head", "head 80", "odd heads", "bf16", "fp16"],
+    ids=["block 1", "12", "16", "64", "one query head", "head 80", "odd heads", "bf16", "fp16"],
 )
 def test_attention_equals_the_loop_for_every_geometry(
     implementation: str, window: int | None, geometry: AttentionGeometry
