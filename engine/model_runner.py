@@ -40,7 +40,7 @@ class ModelRunner:
         self._device = device
         self._threads = threads
         self._kv_caches = allocate_kv_caches(geometry, len(decoder.layers), device)
-        windows = frozenset(layer.attention.window for layer in decoder.layers)
+        windows = frozenset(layer.attention.weights.window for layer in decoder.layers)
         self._planner = ops.attention_planner(geometry, windows, device)
         self.num_blocks = geometry.num_blocks
 
