@@ -11,6 +11,7 @@ from engine.activation_memory import activation_bytes, example_step
 from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.core import EngineCore
+from engine.determinism import check_deterministic
 from engine.device import choose_device, choose_dtype, set_num_threads
 from engine.errors import InvalidConfig
 from engine.input_batch import InputBatch
@@ -20,6 +21,7 @@ from engine.kv_cache import (
     cache_budget,
     choose_max_model_len,
     num_blocks_in,
+    num_host_blocks_in,
 )
 from engine.model_config import ModelConfig, check_parallel_size
 from engine.model_executor import ModelExecutor
@@ -106,6 +108,7 @@ def build_runner(
         model = ModelConfig.from_folder(config.model_path)
         check_parallel_size(model, group.size)
     dtype = choose_dtype(config, model, device)
+    check_deterministic(config, model, device, dtype)
     set_num_threads(config, device, dtype)
     threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with (
@@ -120,7 +123,7 @@ def build_runner(
             model, group.size, dtype, config.block_size, memory.num_blocks
         )
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
-        runner = ModelRunner(decoder, geometry, rotations, device, threads)
+        runner = ModelRunner(decoder, geometry, rotations, device, threads, memory.num_host_blocks)
     with clock.phase("warm up"), threads.placed():
         _warm_up(runner, config, memory)
     return runner, BuildReport(
@@ -153,6 +156,7 @@ def _plan_memory(
         num_blocks=num_blocks,
         block_size=config.block_size,
         max_model_len=choose_max_model_len(config, model, num_blocks),
+        num_host_blocks=num_host_blocks_in(config, group.size, block_bytes),
     )
 
 

@@ -1,0 +1,41 @@
+"""How much prefill a step may hold beside the decodes it runs.
+
+Whoever streams waits for the whole step, so prefill is given a share of its time, not a number of
+tokens: with a share s a step lasts 1 / (1 - s) times as long as it would without prefill.
+"""
+
+import math
+
+from engine.config import Preset
+from engine.step_time import StepTimeFit, StepWork
+
+# 1 / (1 - 0.4) = 1.67: a long prompt stretches the gaps between tokens by two thirds.
+_SHARE = 0.4
+
+
+class StepBudget:
+    """Limits prefill by what the preset wants."""
+
+    def __init__(self, preset: Preset, step_time: StepTimeFit) -> None:
+        self._preset = preset
+        self._step_time = step_time
+
+    def prefill_s(self, num_decodes: int, num_prefills: int) -> float:
+        """Return the seconds that prefill may add to a step.
+
+        Args:
+            num_decodes: sequences that get a token in this step.
+            num_prefills: requests that still have a prompt to compute, waiting ones included.
+        """
+        if not num_decodes or self._preset is Preset.THROUGHPUT:
+            return math.inf
+        share = _SHARE
+        if self._preset is Preset.BALANCED and num_prefills > 1:
+            # When many wait, they are who is kept waiting: everybody counts the same. The one
+            # that is served waits for nobody.
+            num_behind = num_prefills - 1
+            share = max(share, num_behind / (num_behind + num_decodes))
+        decode_s = self._step_time.predict(StepWork(num_decodes=num_decodes))
+        if decode_s <= 0:
+            return math.inf  # nothing learned yet
+        return decode_s * share / (1 - share)
