@@ -32,9 +32,10 @@ from engine.parallel import TensorParallel
 from engine.progress import Report
 from engine.rotary import rotation_table
 from engine.sampler import Sampler
+from engine.step_time import StepTimeFit, work_of_chunks
 from engine.weights import Checkpoint
 
-_WARM_UP_TOKENS = 256
+_WARM_UP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class BuildReport:
     device: str
     dtype: str
     memory: MemoryPlan
+    step_time: StepTimeFit
+    """What the warm-up taught of a step's time."""
     phase_s: dict[str, float]
     """Seconds of each phase, in order."""
 
@@ -89,6 +92,7 @@ def build_engine(
         max_model_len=built.memory.max_model_len,
         eos_token_ids=built.model.eos_token_ids,
         vocab_size=built.model.vocab_size,
+        step_time=built.step_time,
     )
     return BuiltEngine(core, built)
 
@@ -125,12 +129,13 @@ def build_runner(
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
         runner = ModelRunner(decoder, geometry, rotations, device, threads, memory.num_host_blocks)
     with clock.phase("warm up"), threads.placed():
-        _warm_up(runner, config, memory)
+        step_time = _warm_up(runner, config, memory)
     return runner, BuildReport(
         model=model,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         memory=memory,
+        step_time=step_time,
         phase_s=clock.phase_s,
     )
 
@@ -160,11 +165,22 @@ def _plan_memory(
     )
 
 
-def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> None:
-    """Run a prefill and a decode, so that the first request waits for no library to get ready."""
+def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> StepTimeFit:
+    """Run prefills and decodes, so that the first request waits for no library to get ready.
+
+    The second time they are timed: the first long prompt must not stall others either.
+    """
+    step_time = StepTimeFit()
     num_tokens = min(_WARM_UP_TOKENS, config.max_num_batched_tokens, memory.max_model_len)
-    for query_lens in ([num_tokens], [1]):
-        runner.forward(example_step(query_lens, config.block_size, num_rows=1))
+    for is_timed in (False, True):
+        for query_lens in ([num_tokens], [1]):
+            started = time.perf_counter()
+            logits = runner.forward(example_step(query_lens, config.block_size, num_rows=1))
+            if logits is not None and logits.is_cuda:
+                torch.cuda.synchronize(logits.device)
+            if is_timed:
+                step_time.observe(work_of_chunks(query_lens), time.perf_counter() - started)
+    return step_time
 
 
 @dataclass(frozen=True, slots=True)

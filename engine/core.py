@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from engine.admission import Admission
-from engine.batch import Batch
 from engine.block_pool import BlockPool
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, Overloaded
@@ -21,7 +20,7 @@ from engine.output_length import OutputLengths
 from engine.request import GenerateRequest, Request
 from engine.scheduler import Scheduler
 from engine.snapshot import EngineSnapshot
-from engine.step_time import StepTimeFit, StepWork
+from engine.step_time import StepTimeFit, work_of_chunks
 
 _EPOCH_BYTES = 8
 _MIN_RETRY_AFTER_S = 1.0
@@ -39,6 +38,7 @@ class EngineCore:
         max_model_len: int,
         eos_token_ids: frozenset[int],
         vocab_size: int,
+        step_time: StepTimeFit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -47,7 +47,7 @@ class EngineCore:
         self._pool = BlockPool(
             executor.num_blocks, config.block_size, config.enable_prefix_caching, host
         )
-        self._step_time = StepTimeFit()
+        self._step_time = step_time or StepTimeFit()
         self._scheduler = Scheduler(config, self._pool, self._step_time, OutputLengths())
         self._admission = Admission(
             config,
@@ -131,7 +131,11 @@ class EngineCore:
             return StepOutput(expired, 0, 0)
         batch = self._scheduler.schedule()
         assert batch.requests, "there is work but nothing can run"
-        work = _work_of(batch)
+        work = work_of_chunks(
+            [s.num_scheduled_tokens for s in batch.requests],
+            [s.request.num_computed_tokens for s in batch.requests],
+        )
+        work.num_moves = len(batch.moves)
         outputs = self._scheduler.update(batch, self._executor.execute(batch))
         for output in outputs:
             if output.finish_reason is not None:
@@ -221,15 +225,3 @@ class EngineCore:
         del choices[output.choice_index]
         if not choices:
             del self._live[output.request_id]
-
-
-def _work_of(batch: Batch) -> StepWork:
-    """What a batch computes; to be asked before the step changes its requests."""
-    work = StepWork(num_moves=len(batch.moves))
-    for scheduled in batch.requests:
-        if scheduled.num_scheduled_tokens == 1:
-            work.num_decodes += 1
-        else:
-            computed = scheduled.request.num_computed_tokens
-            work.add_chunk(scheduled.num_scheduled_tokens, computed)
-    return work

@@ -11,6 +11,8 @@ from engine.step_time import StepTimeFit, StepWork
 
 # 1 / (1 - 0.4) = 1.67: a long prompt stretches the gaps between tokens by two thirds.
 _SHARE = 0.4
+# Who waits sees nothing yet, who streams sees slower text: one of those weighs as four of these.
+_WEIGHT_OF_WAITING = 4
 
 
 class StepBudget:
@@ -31,9 +33,8 @@ class StepBudget:
             return math.inf
         share = _SHARE
         if self._preset is Preset.BALANCED and num_prefills > 1:
-            # When many wait, they are who is kept waiting: everybody counts the same. The one
-            # that is served waits for nobody.
-            num_behind = num_prefills - 1
+            # Besides the one that is served, who waits counts too.
+            num_behind = _WEIGHT_OF_WAITING * (num_prefills - 1)
             share = max(share, num_behind / (num_behind + num_decodes))
         decode_s = self._step_time.predict(StepWork(num_decodes=num_decodes))
         if decode_s <= 0:

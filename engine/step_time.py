@@ -6,7 +6,9 @@ coefficient below zero. Knows nothing of clocks or requests.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 # Weights of older steps sum to 1 / (1 - decay) = 200 steps.
 _DECAY = 0.995
@@ -114,6 +116,22 @@ class StepTimeFit:
                 fitted = sum(map(float.__mul__, row, coefficients))
                 gap = (self._targets[i] - fitted) / row[i]
                 coefficients[i] = max(0.0, coefficients[i] + gap)
+
+
+def work_of_chunks(lengths: Sequence[int], num_computed: Sequence[int] = ()) -> StepWork:
+    """Return the work of a step that computes `lengths` tokens of each sequence.
+
+    Args:
+        lengths: 1 is a decode.
+        num_computed: tokens that each has computed before; left out, none.
+    """
+    work = StepWork()
+    for length, computed in zip_longest(lengths, num_computed, fillvalue=0):
+        if length == 1:
+            work.num_decodes += 1
+        else:
+            work.add_chunk(length, computed)
+    return work
 
 
 def _num_pairs(num_tokens: int, num_computed: int) -> float:
