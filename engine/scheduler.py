@@ -170,7 +170,8 @@ class Scheduler:
 
     def _schedule_prefills(self, plan: StepPlan) -> None:
         num_prefills = len(self._prefilling) + len(self._waiting)
-        plan.prefill_s_left = self._budget.prefill_s(len(plan.decodes), num_prefills)
+        decodes = [scheduled.request for scheduled in plan.decodes]
+        plan.prefill_s_left = self._budget.prefill_s(decodes, num_prefills)
         for request in self._prefilling:
             self._set_due(request, request.num_computed_tokens)
         candidates = [*self._prefilling, *self._waiting.first(_MAX_CANDIDATES)]

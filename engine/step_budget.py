@@ -5,8 +5,10 @@ tokens: with a share s a step lasts 1 / (1 - s) times as long as it would withou
 """
 
 import math
+from collections.abc import Sequence
 
 from engine.config import Preset
+from engine.request import Request
 from engine.step_time import StepTimeFit, StepWork
 
 # 1 / (1 - 0.4) = 1.67: a long prompt stretches the gaps between tokens by two thirds.
@@ -22,21 +24,24 @@ class StepBudget:
         self._preset = preset
         self._step_time = step_time
 
-    def prefill_s(self, num_decodes: int, num_prefills: int) -> float:
+    def prefill_s(self, decodes: Sequence[Request], num_prefills: int) -> float:
         """Return the seconds that prefill may add to a step.
 
         Args:
-            num_decodes: sequences that get a token in this step.
+            decodes: sequences that get a token in this step.
             num_prefills: requests that still have a prompt to compute, waiting ones included.
         """
-        if not num_decodes or self._preset is Preset.THROUGHPUT:
+        num_decodes = len(decodes)
+        if not num_decodes or self._preset == Preset.THROUGHPUT:
             return math.inf
         share = _SHARE
-        if self._preset is Preset.BALANCED and num_prefills > 1:
+        if self._preset == Preset.BALANCED and num_prefills > 1:
             # Besides the one that is served, who waits counts too.
             num_behind = _WEIGHT_OF_WAITING * (num_prefills - 1)
             share = max(share, num_behind / (num_behind + num_decodes))
-        decode_s = self._step_time.predict(StepWork(num_decodes=num_decodes))
+        num_reads = sum(request.num_computed_tokens for request in decodes)
+        work = StepWork(num_decodes=num_decodes, num_decode_reads=num_reads)
+        decode_s = self._step_time.predict(work)
         if decode_s <= 0:
             return math.inf  # nothing learned yet
         return decode_s * share / (1 - share)

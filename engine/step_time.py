@@ -1,8 +1,8 @@
 """Learns how long a step takes from what it computes.
 
 seconds = constant + a * decodes + b * prefill tokens + c * query-key pairs of the prefill
-+ d * block moves, fitted by least squares of the relative error over about the last 200 steps, no
-coefficient below zero. Knows nothing of clocks or requests.
++ d * tokens whose KV is read + e * block moves, fitted by least squares of the relative error over
+about the last 200 steps, no coefficient below zero. Knows nothing of clocks or requests.
 """
 
 import math
@@ -18,7 +18,10 @@ _NUM_SWEEPS = 4
 _MAX_SURPRISE = 10.0
 _NUM_TRUSTED_STEPS = 20
 _MIN_STEP_S = 1e-5
-_CONSTANT, _DECODES, _TOKENS, _PAIRS, _MOVES = range(5)
+_NUM_FEATURES = 6
+_CONSTANT, _DECODES, _TOKENS, _PAIRS, _READS, _MOVES = range(_NUM_FEATURES)
+# Share of the newest step in the running mean of context lengths.
+_MEAN_SHARE = 0.05
 
 
 @dataclass(slots=True)
@@ -29,12 +32,22 @@ class StepWork:
     num_prefill_tokens: int = 0
     num_prefill_pairs: float = 0.0
     """Keys that the prefill tokens look at, summed over them."""
+    num_decode_reads: int = 0
+    """Tokens whose KV is read for decodes: all that a sequence has, for each."""
+    num_prefill_reads: int = 0
+    """The same for chunks of prefill: read once for all tokens of a chunk."""
     num_moves: int = 0
+
+    def add_decode(self, num_computed: int) -> None:
+        """Add a sequence that decodes behind `num_computed` tokens."""
+        self.num_decodes += 1
+        self.num_decode_reads += num_computed
 
     def add_chunk(self, num_tokens: int, num_computed: int) -> None:
         """Add `num_tokens` of prefill behind `num_computed` tokens of the same sequence."""
         self.num_prefill_tokens += num_tokens
         self.num_prefill_pairs += _num_pairs(num_tokens, num_computed)
+        self.num_prefill_reads += num_computed
 
     def features(self) -> tuple[float, ...]:
         """What the seconds are a linear function of."""
@@ -43,6 +56,7 @@ class StepWork:
             float(self.num_decodes),
             float(self.num_prefill_tokens),
             self.num_prefill_pairs,
+            float(self.num_decode_reads + self.num_prefill_reads),
             float(self.num_moves),
         )
 
@@ -52,17 +66,19 @@ class StepTimeFit:
 
     def __init__(self) -> None:
         # Decayed normal equations: _products[i][j] sums x_i * x_j, _targets[i] sums x_i * y.
-        self._products = [[0.0] * 5 for _ in range(5)]
-        self._targets = [0.0] * 5
-        self._coefficients = [0.0] * 5
+        self._products = [[0.0] * _NUM_FEATURES for _ in range(_NUM_FEATURES)]
+        self._targets = [0.0] * _NUM_FEATURES
+        self._coefficients = [0.0] * _NUM_FEATURES
         self._num_steps = 0
-        self._mean_context = 0.0
+        self._mean_prefill_context = 0.0
+        self._mean_decode_context = 0.0
 
     @property
     def coefficients(self) -> tuple[float, float, float]:
-        """Seconds: constant, per decoding sequence, per prefill token at its usual context."""
-        constant, per_decode, per_token, per_pair, _ = self._coefficients
-        return constant, per_decode, per_token + per_pair * self._mean_context
+        """Seconds: constant, per decoding sequence, per prefill token, at their usual contexts."""
+        constant, per_decode, per_token, per_pair, per_read, _ = self._coefficients
+        per_decode += per_read * self._mean_decode_context
+        return constant, per_decode, per_token + per_pair * self._mean_prefill_context
 
     @property
     def move_s(self) -> float:
@@ -75,17 +91,19 @@ class StepTimeFit:
 
     def prefill_s(self, num_tokens: int, num_computed: int = 0) -> float:
         """Return the seconds that a chunk adds to a step."""
+        _, _, per_token, per_pair, per_read, _ = self._coefficients
         pairs = _num_pairs(num_tokens, num_computed)
-        return self._coefficients[_TOKENS] * num_tokens + self._coefficients[_PAIRS] * pairs
+        return per_token * num_tokens + per_pair * pairs + per_read * num_computed
 
     def tokens_within(self, seconds: float, num_computed: int) -> float:
         """Return how many tokens, behind `num_computed` of them, a chunk of so long has."""
+        if math.isinf(seconds):
+            return math.inf
         per_token = self._coefficients[_TOKENS] + self._coefficients[_PAIRS] * num_computed
-        half_pair = 0.5 * self._coefficients[_PAIRS]
-        if half_pair > 0:
-            root = math.sqrt(per_token * per_token + 4 * half_pair * seconds)
-            return (root - per_token) / (2 * half_pair)
-        return seconds / per_token if per_token > 0 else math.inf
+        seconds = max(0.0, seconds - self._coefficients[_READS] * num_computed)
+        # In this form nothing cancels, however small the share of the pairs is.
+        root = math.sqrt(per_token * per_token + 2 * self._coefficients[_PAIRS] * seconds)
+        return 2 * seconds / (per_token + root) if per_token + root > 0 else math.inf
 
     def observe(self, work: StepWork, seconds: float) -> None:
         """Learn from one step."""
@@ -96,13 +114,16 @@ class StepTimeFit:
         self._num_steps += 1
         if work.num_prefill_tokens:
             context = work.num_prefill_pairs / work.num_prefill_tokens
-            self._mean_context += 0.05 * (context - self._mean_context)
+            self._mean_prefill_context += _MEAN_SHARE * (context - self._mean_prefill_context)
+        if work.num_decodes:
+            context = work.num_decode_reads / work.num_decodes
+            self._mean_decode_context += _MEAN_SHARE * (context - self._mean_decode_context)
         # A long step must not count for more than a short one of the same relative error.
         weight = max(seconds, _MIN_STEP_S) ** -2
         features = work.features()
         for i, row in enumerate(self._products):
             feature = features[i] * weight
-            for j in range(5):
+            for j in range(_NUM_FEATURES):
                 row[j] = row[j] * _DECAY + feature * features[j]
             self._targets[i] = self._targets[i] * _DECAY + feature * seconds
         for _ in range(_NUM_SWEEPS):
@@ -128,7 +149,7 @@ def work_of_chunks(lengths: Sequence[int], num_computed: Sequence[int] = ()) -> 
     work = StepWork()
     for length, computed in zip_longest(lengths, num_computed, fillvalue=0):
         if length == 1:
-            work.num_decodes += 1
+            work.add_decode(computed)
         else:
             work.add_chunk(length, computed)
     return work
