@@ -44,7 +44,7 @@ class ModelRunner:
         self._threads = threads
         self._kv_caches = allocate_kv_caches(geometry, len(decoder.layers), device)
         self._copier = BlockCopier(self._kv_caches, num_host_blocks)
-        windows = frozenset(layer.attention.window for layer in decoder.layers)
+        windows = frozenset(layer.attention.weights.window for layer in decoder.layers)
         self._planner = ops.attention_planner(geometry, windows, device)
         self.num_blocks = geometry.num_blocks
         self.num_host_blocks = num_host_blocks

@@ -31,7 +31,8 @@ def can_pack(dtype: torch.dtype) -> bool:
 def pack(weight: Tensor, bias: Tensor | None) -> LinearWeight:
     """Pack a weight [out_features, in_features]; the packed copy replaces it."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-    return LinearWeight(packed, bias, len(weight), Packing.ONEDNN)
+    num_outputs, num_inputs = weight.shape
+    return LinearWeight(packed, bias, num_inputs, num_outputs, Packing.ONEDNN)
 
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:

@@ -4,6 +4,7 @@ The cache has the shape that `kernels.ops` tells, but the keys of a block lie tr
 [head_dim, block_size]. Nobody else looks into blocks; whole ones may be copied.
 """
 
+from ctypes import byref
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +13,18 @@ from torch import Tensor
 
 from kernels.layout import AttentionGeometry, IntArray, StepLayout
 from kernels.native_library import native_library
+from kernels.native_structs import Norm, Step
 from kernels.weights import NormWeight
 from kernels.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class NativePlan:
-    """The layout of a step, where the kernels can read it. All int32."""
+    """The layout of a step, where the kernels can read it."""
 
-    geometry: AttentionGeometry
-    query_start_loc: Tensor
-    seq_lens: Tensor
-    block_tables: Tensor
-    slots: Tensor
+    step: Step
+    layout: tuple[Tensor, ...]
+    """What `step` points to."""
     output: Tensor
     """[num_tokens, h * g * head_dim], overwritten by each layer"""
 
@@ -41,34 +41,26 @@ class NativePlanner:
         geometry = self._geometry
         num_heads = geometry.num_kv_heads * geometry.group_size
         shape = (layout.num_tokens, num_heads * geometry.head_dim)
-        return NativePlan(
-            geometry,
-            query_start_loc=_to_tensor(layout.query_start_loc),
-            seq_lens=_to_tensor(layout.seq_lens),
-            block_tables=_to_tensor(layout.block_tables),
-            slots=_to_tensor(layout.slot_mapping),
-            output=self._workspace.take("output", shape, geometry.dtype),
+        tensors = (
+            _to_tensor(layout.query_start_loc),
+            _to_tensor(layout.seq_lens),
+            _to_tensor(layout.block_tables),
+            _to_tensor(layout.slot_mapping),
         )
+        output = self._workspace.take("output", shape, geometry.dtype)
+        return NativePlan(Step.of(geometry, *tensors), tensors, output)
 
 
 def rotate_and_store(
     heads: Tensor, norm: NormWeight | None, rotation: Tensor, kv_cache: Tensor, plan: NativePlan
 ) -> None:
     """Norm and rotate queries and keys in place, then write keys and values to their slots."""
-    num_tokens, num_kv_heads, size, head_dim = heads.shape
     native_library().rotate_and_store(
         heads.data_ptr(),
-        None if norm is None else norm.weight.data_ptr(),
+        byref(Norm.of(norm)),
         rotation.data_ptr(),
         kv_cache.data_ptr(),
-        plan.slots.data_ptr(),
-        plan.geometry.num_blocks,
-        num_tokens,
-        num_kv_heads,
-        size - 2,
-        head_dim,
-        plan.geometry.block_size,
-        0.0 if norm is None else norm.eps,
+        byref(plan.step),
     )
 
 
@@ -79,26 +71,15 @@ def paged_attention(
 
     A query's result depends on its own sequence alone, and not on how that came to be computed.
     """
-    geometry = plan.geometry
-    num_seqs, max_blocks = plan.block_tables.shape
+    _, num_kv_heads, size, head_dim = query.shape
+    head_stride = (size + 2) * head_dim
+    assert query.stride() == (num_kv_heads * head_stride, head_stride, head_dim, 1)
     native_library().paged_attention(
         query.data_ptr(),
         kv_cache.data_ptr(),
-        plan.query_start_loc.data_ptr(),
-        plan.seq_lens.data_ptr(),
-        plan.block_tables.data_ptr(),
-        plan.output.data_ptr(),
-        geometry.num_blocks,
-        num_seqs,
-        max_blocks,
-        geometry.num_kv_heads,
-        geometry.group_size,
-        geometry.head_dim,
-        geometry.block_size,
-        query.stride(0),
-        query.stride(1),
+        byref(plan.step),
         window or 0,
-        geometry.scale,
+        plan.output.data_ptr(),
     )
     return plan.output
 

@@ -11,15 +11,17 @@ import importlib.util
 import torch
 
 _MODULES = {"AVX512": "kernels._native_avx512", "AVX2": "kernels._native_avx2"}
-_INTERFACE_VERSION = 1  # of kernels/native; a call with wrong arguments would end the process
-_POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_INTERFACE_VERSION = 2  # of kernels/native; a call with wrong arguments would end the process
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "set_num_threads": [_COUNT],
-    "linear": [_POINTER] * 4 + [_COUNT] * 4,
-    "add_rms_norm": [_POINTER] * 4 + [_COUNT] * 2 + [_REAL],
+    "linear": [_POINTER] * 3 + [_COUNT],
+    "add_rms_norm": [_POINTER] * 4 + [_COUNT] * 2,
     "silu_and_mul": [_POINTER] * 2 + [_COUNT] * 2,
-    "rotate_and_store": [_POINTER] * 5 + [_COUNT] * 6 + [_REAL],
-    "paged_attention": [_POINTER] * 6 + [_COUNT] * 10 + [_REAL],
+    "rotate_and_store": [_POINTER] * 5,
+    "paged_attention": [_POINTER] * 3 + [_COUNT, _POINTER],
+    "self_attention": [_POINTER] * 7 + [_COUNT, _POINTER],
+    "feed_forward": [_POINTER] * 4 + [_COUNT],
 }
 
 
@@ -27,7 +29,8 @@ _SIGNATURES = {
 def find_native_library() -> ctypes.CDLL | None:
     """Return the library for this processor; None where there is none.
 
-    Its functions are declared; they take the addresses of contiguous float32 and int32 data.
+    Its functions are declared; they take addresses of contiguous data and of the
+    structs of kernels/native_structs.py.
     Raises RuntimeError when it was built from other sources than these.
     """
     module = _MODULES.get(torch.backends.cpu.get_cpu_capability())

@@ -4,6 +4,7 @@ T tokens, N sequences, h KV heads, g query heads a KV head, d head size. Floatin
 have the model's dtype unless said otherwise. `kernels.reference` is the oracle of each.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from kernels import (
     cpu_linear,
     native_attention,
     native_elementwise,
+    native_halves,
     native_library,
     native_linear,
     reference,
@@ -24,7 +26,13 @@ from kernels.cpu_attention_plan import CpuAttentionPlanner
 from kernels.layout import AttentionGeometry, StepLayout
 from kernels.native_attention import NativePlan, NativePlanner
 from kernels.reference import ReferencePlan
-from kernels.weights import LinearWeight, NormWeight, Packing
+from kernels.weights import (
+    FeedForwardWeights,
+    LinearWeight,
+    NormWeight,
+    Packing,
+    SelfAttentionWeights,
+)
 
 AttentionPlan = NativePlan | CpuAttentionPlan | ReferencePlan
 
@@ -69,7 +77,7 @@ def choose_packing(dtype: torch.dtype, device: torch.device) -> Packing:
 def linear_weight(
     weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
 ) -> LinearWeight:
-    """Prepare a matrix [out, in] and its bias [out] for inputs of `dtype`.
+    """Prepare a matrix [out, in] and its bias [out] for `linear` with inputs of `dtype`.
 
     They may come in any float dtype; drop the originals afterwards.
     """
@@ -79,7 +87,18 @@ def linear_weight(
     bias = None if bias is None else bias.to(dtype)
     if packing is Packing.ONEDNN:
         return cpu_linear.pack(weight, bias)
-    return LinearWeight(weight, bias, len(weight), packing)
+    num_outputs, num_inputs = weight.shape
+    return LinearWeight(weight, bias, num_inputs, num_outputs, packing)
+
+
+def gated_weight(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
+) -> LinearWeight:
+    """Prepare [2 * ffn, in], gates first, and its bias for `gated_linear`, as `linear_weight`."""
+    if packing is Packing.PANELS:
+        return native_linear.pack_gated(weight, bias)
+    plain = linear_weight(weight, bias, dtype, packing)
+    return replace(plain, num_outputs=plain.num_outputs // 2, is_gated=True)
 
 
 def norm_weight(weight: Tensor, eps: float) -> NormWeight:
@@ -91,6 +110,18 @@ def norm_weight(weight: Tensor, eps: float) -> NormWeight:
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """Return x @ weight.T + bias: [T, in] -> [T, out]."""
+    assert not weight.is_gated
+    return _product(x, weight)
+
+
+def gated_linear(x: Tensor, weight: LinearWeight) -> Tensor:
+    """Return silu(gate) * up, both of them products of `x`: [T, in] -> [T, ffn]."""
+    assert weight.is_gated
+    product = _product(x, weight)
+    return product if weight.packing is Packing.PANELS else silu_and_mul(product)
+
+
+def _product(x: Tensor, weight: LinearWeight) -> Tensor:
     if weight.packing is Packing.PANELS:
         return native_linear.linear(x, weight)
     if x.device.type == "cpu":
@@ -154,8 +185,8 @@ def paged_attention(
 ) -> Tensor:
     """Attend each query over its sequence's keys up to its own position.
 
-    query [T, h, g, d] may be strided; kv_cache as in `rotate_and_store`, with the step's own
-    tokens in it;
+    query [T, h, g, d]: the view of them in the heads that `rotate_and_store` has had;
+    kv_cache as there, with the step's own tokens in it;
     window: positions seen, counted back from the query's own; None: all.
     Returns [T, h * g * d]. It may be overwritten by the next call with the same plan.
     Blocks and slots that belong to no sequence may hold anything.
@@ -165,3 +196,60 @@ def paged_attention(
     if isinstance(plan, CpuAttentionPlan):
         return cpu_attention.paged_attention(query, kv_cache, plan, window)
     return reference.paged_attention(query, kv_cache, plan, window)
+
+
+def self_attention_weights(
+    norm: NormWeight,
+    qkv: LinearWeight,
+    qk_norm: NormWeight | None,
+    output: LinearWeight,
+    window: int | None,
+) -> SelfAttentionWeights:
+    """Put together what `self_attention` needs, see there and `SelfAttentionWeights`."""
+    native = native_halves.find_self_attention(norm, qkv, qk_norm, output, window)
+    return SelfAttentionWeights(norm, qkv, qk_norm, output, window, native)
+
+
+def self_attention(
+    x: Tensor | None,
+    residual: Tensor,
+    weights: SelfAttentionWeights,
+    rotation: Tensor,
+    kv_cache: Tensor,
+    plan: AttentionPlan,
+    rows: Tensor | None,
+) -> Tensor:
+    """Add `x` [T, hidden], unless None, to `residual` in place; return attention to its norm.
+
+    That is `add_rms_norm`, `linear` with qkv, `rotate_and_store`, `paged_attention`, and `linear`
+    with output for the tokens `rows` [R] int64, in their order; None: all.
+    Returns [R, hidden] without the residual.
+    """
+    if weights.native is not None and isinstance(plan, NativePlan):
+        return native_halves.self_attention(x, residual, weights, rotation, kv_cache, plan, rows)
+    norm = weights.norm
+    x = rms_norm(residual, norm) if x is None else add_rms_norm(x, residual, norm)
+    _, _, num_kv_heads, _, head_dim = kv_cache.shape
+    heads = linear(x, weights.qkv).view(len(x), num_kv_heads, -1, head_dim)
+    rotate_and_store(heads, weights.qk_norm, rotation, kv_cache, plan)
+    attended = paged_attention(heads[:, :, :-2], kv_cache, plan, weights.window)
+    return linear(attended if rows is None else attended[rows], weights.output)
+
+
+def feed_forward_weights(
+    norm: NormWeight, gate_up: LinearWeight, down: LinearWeight
+) -> FeedForwardWeights:
+    """Put together what `feed_forward` needs, see there and `FeedForwardWeights`."""
+    native = native_halves.find_feed_forward(norm, gate_up, down)
+    return FeedForwardWeights(norm, gate_up, down, native)
+
+
+def feed_forward(x: Tensor, residual: Tensor, weights: FeedForwardWeights) -> Tensor:
+    """Add `x` [T, hidden] to `residual` in place; return the feed-forward network of its norm.
+
+    That is `add_rms_norm`, `gated_linear` and `linear`. Returns [T, hidden] without the residual.
+    """
+    if weights.native is not None:
+        return native_halves.feed_forward(x, residual, weights)
+    x = add_rms_norm(x, residual, weights.norm)
+    return linear(gated_linear(x, weights.gate_up), weights.down)

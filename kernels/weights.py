@@ -1,5 +1,6 @@
 """Weights in the form their operation wants, made once at load by `kernels.ops`."""
 
+from ctypes import Structure
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -19,15 +20,18 @@ class Packing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinearWeight:
-    """A matrix [num_outputs, in_features] and its bias [num_outputs].
+    """A matrix [num_outputs, num_inputs] and its bias [num_outputs].
 
-    Packed, both are opaque: for `ops.linear` alone.
+    Packed, both are opaque: for the operations alone.
     """
 
     weight: Tensor
     bias: Tensor | None
+    num_inputs: int
     num_outputs: int
     packing: Packing
+    is_gated: bool = False
+    """Two matrices, gate and up, that give [num_outputs] together; see `ops.gated_linear`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,31 @@ class NormWeight:
     """weight * sqrt(dim), float32."""
     floor: Tensor
     """sqrt(eps * dim), a float32 scalar."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfAttentionWeights:
+    """What `ops.self_attention` needs; `ops.self_attention_weights` makes it."""
+
+    norm: NormWeight
+    qkv: LinearWeight
+    """Outputs by KV head: its query heads, its key, its value, each of head_dim."""
+    qk_norm: NormWeight | None
+    """Gain [group_size + 1, head_dim]: each query head's, then the key's."""
+    output: LinearWeight
+    window: int | None
+    """Positions seen, counted back from the query's own; None: all."""
+    native: Structure | None
+    """The same for the compiled kernels, where they can do all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForwardWeights:
+    """What `ops.feed_forward` needs; `ops.feed_forward_weights` makes it."""
+
+    norm: NormWeight
+    gate_up: LinearWeight
+    """Gated."""
+    down: LinearWeight
+    native: Structure | None
+    """The same for the compiled kernels, where they can do all of it."""

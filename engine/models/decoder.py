@@ -4,13 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.attention import Attention
-from engine.linear import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    VocabParallelEmbedding,
-    VocabParallelHead,
-)
+from engine.attention import SelfAttention
+from engine.feed_forward import FeedForward
+from engine.vocabulary import VocabParallelEmbedding, VocabParallelHead
 from kernels import ops
 from kernels.ops import AttentionPlan
 from kernels.weights import NormWeight
@@ -18,14 +14,10 @@ from kernels.weights import NormWeight
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Attention and feed-forward, each followed by the sum over ranks."""
+    """Two halves, each followed by the sum over ranks."""
 
-    input_norm: NormWeight
-    attention: Attention
-    attention_output: RowParallelLinear
-    post_attention_norm: NormWeight
-    gate_up: ColumnParallelLinear
-    down: RowParallelLinear
+    attention: SelfAttention
+    feed_forward: FeedForward
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +34,9 @@ class Decoder:
         """Memory of the matrices; norms are too small to count."""
         tensors = [self.embedding.weight, self.head.weight.weight]
         for layer in self.layers:
-            linears = (layer.attention.qkv, layer.attention_output, layer.gate_up, layer.down)
-            tensors += [linear.weight.weight for linear in linears]
+            attention, feed_forward = layer.attention.weights, layer.feed_forward.weights
+            linears = (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down)
+            tensors += [linear.weight for linear in linears]
         # Not `nbytes`, which packed tensors do not have; a tied head may be the embedding itself.
         return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 
@@ -64,17 +57,15 @@ class Decoder:
         Returns logits [rows, vocab] on rank 0; None elsewhere and when no row is wanted.
         """
         residual = self.embedding(token_ids)
-        x = ops.rms_norm(residual, self.layers[0].input_norm)
-        following_norms = [layer.input_norm for layer in self.layers[1:]] + [self.final_norm]
-        for layer, kv_cache, next_norm in zip(self.layers, kv_caches, following_norms, strict=True):
-            x = layer.attention(x, rotation, kv_cache, plan)
-            if layer is self.layers[-1] and logits_rows is not None:
-                # The last layer's KV is stored; from here on only wanted tokens matter.
-                if not len(logits_rows):
+        x = None
+        for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
+            # Once the last layer's KV is stored, only wanted tokens matter.
+            rows = logits_rows if layer is self.layers[-1] else None
+            x = layer.attention(x, residual, rotation, kv_cache, plan, rows)
+            if rows is not None:
+                if not len(rows):
                     return None
-                x, residual = x[logits_rows], residual[logits_rows]
-            x = layer.attention_output(x)
-            x = ops.add_rms_norm(x, residual, layer.post_attention_norm)
-            x = layer.down(ops.silu_and_mul(layer.gate_up(x)))
-            x = ops.add_rms_norm(x, residual, next_norm)
-        return self.head(x)
+                residual = residual[rows]
+            x = layer.feed_forward(x, residual)
+        assert x is not None
+        return self.head(ops.add_rms_norm(x, residual, self.final_norm))

@@ -5,20 +5,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from engine.attention import Attention
-from engine.linear import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    VocabParallelEmbedding,
-    VocabParallelHead,
-)
+from engine.attention import SelfAttention
+from engine.feed_forward import FeedForward
 from engine.model_config import ModelConfig
 from engine.models.decoder import Decoder, DecoderLayer
 from engine.parallel import TensorParallel
 from engine.progress import Report
+from engine.vocabulary import VocabParallelEmbedding, VocabParallelHead
 from engine.weights import Checkpoint
 from kernels import ops
-from kernels.weights import LinearWeight, NormWeight
+from kernels.weights import FeedForwardWeights, LinearWeight, NormWeight, SelfAttentionWeights
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
@@ -126,21 +122,28 @@ class _Loader:
         return layers
 
     def _layer(self, i: int) -> DecoderLayer:
-        model, name = self._model, f"model.layers.{i}"
+        name = f"model.layers.{i}"
         return DecoderLayer(
-            input_norm=self._norm(f"{name}.input_layernorm.weight"),
-            attention=Attention(
-                qkv=self._qkv(f"{name}.self_attn"),
-                qk_norm=self._qk_norm(f"{name}.self_attn") if model.qk_norm else None,
-                num_kv_heads=self._num_kv_heads,
-                group_size=self._group_size,
-                head_dim=model.head_dim,
-                window=model.sliding_windows[i],
-            ),
-            attention_output=self._row_parallel(
+            SelfAttention(self._self_attention(name, i), self._group),
+            FeedForward(self._feed_forward(name), self._group),
+        )
+
+    def _self_attention(self, name: str, i: int) -> SelfAttentionWeights:
+        model = self._model
+        return ops.self_attention_weights(
+            norm=self._norm(f"{name}.input_layernorm.weight"),
+            qkv=self._qkv(f"{name}.self_attn"),
+            qk_norm=self._qk_norm(f"{name}.self_attn") if model.qk_norm else None,
+            output=self._row_parallel(
                 f"{name}.self_attn.o_proj", model.num_heads * model.head_dim, model.output_bias
             ),
-            post_attention_norm=self._norm(f"{name}.post_attention_layernorm.weight"),
+            window=model.sliding_windows[i],
+        )
+
+    def _feed_forward(self, name: str) -> FeedForwardWeights:
+        model = self._model
+        return ops.feed_forward_weights(
+            norm=self._norm(f"{name}.post_attention_layernorm.weight"),
             gate_up=self._gate_up(f"{name}.mlp"),
             down=self._row_parallel(
                 f"{name}.mlp.down_proj", model.intermediate_size, model.mlp_bias
@@ -167,13 +170,13 @@ class _Loader:
         gain = torch.stack([*[query] * self._group_size, key])
         return ops.norm_weight(gain.to(self._dtype), self._model.rms_norm_eps)
 
-    def _qkv(self, name: str) -> ColumnParallelLinear:
+    def _qkv(self, name: str) -> LinearWeight:
         weight = self._fuse_qkv(name, "weight")
         bias = self._fuse_qkv(name, "bias") if self._model.qkv_bias else None
-        return ColumnParallelLinear(self._linear(weight, bias))
+        return self._linear(weight, bias)
 
     def _fuse_qkv(self, name: str, kind: str) -> Tensor:
-        """Order the outputs by KV head: its query heads, its key, its value (see Attention)."""
+        """Order the outputs by KV head: its query heads, its key, its value (see SelfAttention)."""
         head_dim, num_kv_heads = self._model.head_dim, self._num_kv_heads
         queries = self._share(self._model.num_heads * head_dim)
         first = self._group.rank * self._model.num_kv_heads // self._group.size * head_dim
@@ -184,19 +187,20 @@ class _Loader:
         parts = [part.view(num_kv_heads, -1, *part.shape[1:]) for part in (query, key, value)]
         return torch.cat(parts, dim=1).flatten(0, 1)
 
-    def _gate_up(self, name: str) -> ColumnParallelLinear:
+    def _gate_up(self, name: str) -> LinearWeight:
         share = self._share(self._model.intermediate_size)
 
         def fuse(kind: str) -> Tensor:
             return torch.cat([self._read(f"{name}.{p}_proj.{kind}", share) for p in ("gate", "up")])
 
         bias = fuse("bias") if self._model.mlp_bias else None
-        return ColumnParallelLinear(self._linear(fuse("weight"), bias))
+        return ops.gated_weight(fuse("weight"), bias, self._dtype, self._packing)
 
-    def _row_parallel(self, name: str, num_inputs: int, has_bias: bool) -> RowParallelLinear:
+    def _row_parallel(self, name: str, num_inputs: int, has_bias: bool) -> LinearWeight:
+        """Take this rank's inputs. Rank 0 alone has the bias, so that the sum counts it once."""
         weight = self._read(f"{name}.weight", columns=self._share(num_inputs))
         bias = self._read(f"{name}.bias") if has_bias and self._group.is_first else None
-        return RowParallelLinear(self._linear(weight, bias), self._group)
+        return self._linear(weight, bias)
 
     def _vocab_share(self, name: str) -> Tensor:
         vocab_size, size = self._model.vocab_size, self._group.size

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "operations.h"
 #include "product.h"
 #include "threads.h"
 
@@ -17,17 +18,13 @@ namespace {
 constexpr int64_t TILE_KEYS = 128;
 constexpr int64_t TILE_ROWS = 96;  // query rows of a work item: token by token, head by head
 
-struct Step {
-  const float* query;  // [tokens] query_stride apart, [num_kv_heads] head_stride apart, [group][dim]
-  const float* keys;   // [blocks][num_kv_heads][head_dim][block_size]
+// One layer's attention in a step.
+struct Call : Step {
+  const float* heads;   // [num_tokens][num_kv_heads][group_size queries, key, value][head_dim]
+  const float* keys;    // [blocks][num_kv_heads][head_dim][block_size]
   const float* values;  // [blocks][num_kv_heads][block_size][head_dim]
-  const int32_t* query_start_loc;  // [num_seqs + 1]
-  const int32_t* seq_lens;         // [num_seqs]
-  const int32_t* block_tables;     // [num_seqs][max_blocks]
-  float* output;                   // [tokens][num_kv_heads][group][dim]
-  int64_t num_seqs, max_blocks, num_kv_heads, group_size, head_dim, block_size;
-  int64_t query_stride, head_stride, window;
-  float scale;
+  float* output;        // [num_tokens][num_kv_heads][group_size][head_dim]
+  int64_t window;
 };
 
 // Queries token..last_token of one sequence against one KV head.
@@ -59,14 +56,14 @@ struct Values {
 // One item's work: its rows against the keys, tile by tile.
 class Attention {
  public:
-  Attention(const Step& step, const Item& item)
-      : s(step),
+  Attention(const Call& call, const Item& item)
+      : s(call),
         item(item),
-        blocks(step.block_tables + item.sequence * step.max_blocks),
-        needs_copy(step.block_size % LANES != 0),
-        num_rows((item.last_token - item.token) * step.group_size),
-        first_position(step.seq_lens[item.sequence] -
-                       (step.query_start_loc[item.sequence + 1] - item.token)) {
+        blocks(call.block_tables + item.sequence * call.max_blocks),
+        needs_copy(call.block_size % LANES != 0),
+        num_rows((item.last_token - item.token) * call.group_size),
+        first_position(call.seq_lens[item.sequence] -
+                       (call.query_start_loc[item.sequence + 1] - item.token)) {
     const int64_t d = s.head_dim;
     memory = (float*)std::malloc(
         (num_rows * (2 * d + TILE_KEYS + 2) + TILE_KEYS * d) * sizeof(float));
@@ -117,11 +114,13 @@ class Attention {
   }
 
   void load_queries() {
+    const float scale = s.scale;
     for (int64_t row = 0; row < num_rows; row++) {
-      const float* source = s.query + (item.token + row / s.group_size) * s.query_stride +
-                            item.head * s.head_stride + row % s.group_size * s.head_dim;
+      const int64_t head = item.head * (s.group_size + 2) + row % s.group_size;
+      const float* source = s.heads + (item.token + row / s.group_size) * s.heads_width() +
+                            head * s.head_dim;
       for (int64_t i = 0; i < s.head_dim; i += LANES)
-        store(query + row * s.head_dim + i, load(source + i) * s.scale);
+        store(query + row * s.head_dim + i, load(source + i) * scale);
       best[row] = -INFINITY;
       total[row] = 0;
     }
@@ -236,7 +235,7 @@ class Attention {
     }
   }
 
-  const Step& s;
+  const Call& s;
   const Item& item;
   const int32_t* blocks;
   const bool needs_copy;
@@ -252,40 +251,30 @@ class Attention {
   float* total;        // [num_rows], weights so far
 };
 
-int64_t tokens_at_once(const Step& s) {
+int64_t tokens_at_once(const Call& s) {
   return s.group_size < TILE_ROWS ? TILE_ROWS / s.group_size : 1;
 }
 
-int64_t tiles_of(const Step& s, int64_t sequence) {
+int64_t tiles_of(const Call& s, int64_t sequence) {
   const int64_t num_tokens = s.query_start_loc[sequence + 1] - s.query_start_loc[sequence];
   return (num_tokens + tokens_at_once(s) - 1) / tokens_at_once(s);
 }
 
 }  // namespace
 
-// `kv_cache` holds the keys of all blocks, then their values.
-extern "C" void paged_attention(const float* query, const float* kv_cache,
-                                const int32_t* query_start_loc, const int32_t* seq_lens,
-                                const int32_t* block_tables, float* output, int64_t num_blocks,
-                                int64_t num_seqs, int64_t max_blocks, int64_t num_kv_heads,
-                                int64_t group_size, int64_t head_dim, int64_t block_size,
-                                int64_t query_stride, int64_t head_stride, int64_t window,
-                                double scale) {
-  const float* values = kv_cache + num_blocks * num_kv_heads * block_size * head_dim;
-  const Step s{query,      kv_cache,     values,     query_start_loc, seq_lens,
-               block_tables, output,     num_seqs,   max_blocks,      num_kv_heads,
-               group_size, head_dim,     block_size, query_stride,    head_stride,
-               window,     (float)scale};
+extern "C" void paged_attention(const float* heads, const float* kv_cache, const Step* step,
+                                int64_t window, float* output) {
+  const Call s{*step, heads, kv_cache, kv_cache + step->cache_size(), output, window};
   int64_t num_tiles = 0;
-  for (int64_t i = 0; i < num_seqs; i++) num_tiles += tiles_of(s, i);
-  Item* items = (Item*)std::malloc(num_tiles * num_kv_heads * sizeof(Item));
+  for (int64_t i = 0; i < s.num_seqs; i++) num_tiles += tiles_of(s, i);
+  Item* items = (Item*)std::malloc(num_tiles * s.num_kv_heads * sizeof(Item));
   int64_t num_items = 0;
   // The last come first: those with the most keys, so that what ends the loop is short.
-  for (int64_t i = num_seqs - 1; i >= 0; i--)
+  for (int64_t i = s.num_seqs - 1; i >= 0; i--)
     for (int64_t tile = tiles_of(s, i) - 1; tile >= 0; tile--)
-      for (int64_t head = 0; head < num_kv_heads; head++) {
-        const int64_t token = query_start_loc[i] + tile * tokens_at_once(s);
-        const int64_t last = token + tokens_at_once(s), end = query_start_loc[i + 1];
+      for (int64_t head = 0; head < s.num_kv_heads; head++) {
+        const int64_t token = s.query_start_loc[i] + tile * tokens_at_once(s);
+        const int64_t last = token + tokens_at_once(s), end = s.query_start_loc[i + 1];
         items[num_items++] = Item{i, head, token, last < end ? last : end};
       }
   share_out(num_items, [&](int64_t i) { Attention(s, items[i]).run(); });

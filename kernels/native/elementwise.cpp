@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "operations.h"
 #include "threads.h"
 #include "vector.h"
 
@@ -48,50 +49,41 @@ void rotate(float* head, const float* rotation, int64_t head_dim) {
 
 }  // namespace
 
-// residual += x (unless x is null); y = residual / rms(residual) * gain, rows of `width`.
-extern "C" void add_rms_norm(const float* x, float* residual, const float* gain, float* y,
-                             int64_t num_rows, int64_t width, double eps) {
+extern "C" void add_rms_norm(const float* x, float* residual, const Norm* norm, float* y,
+                             int64_t num_rows, int64_t width) {
   share_rows(num_rows, width, [&](int64_t row) {
     float* r = residual + row * width;
     if (x)
       for (int64_t i = 0; i < width; i += LANES) store(r + i, load(r + i) + load(x + row * width + i));
-    const float scale = inverse_rms(r, width, eps);
+    const float scale = inverse_rms(r, width, norm->eps);
     for (int64_t i = 0; i < width; i += LANES)
-      store(y + row * width + i, load(r + i) * scale * load(gain + i));
+      store(y + row * width + i, load(r + i) * scale * load(norm->gain + i));
   });
 }
 
-// y = silu(left half of x) * right half; y has rows of `width`, x of twice as much.
 extern "C" void silu_and_mul(const float* x, float* y, int64_t num_rows, int64_t width) {
   share_rows(num_rows, width, [&](int64_t row) {
     const float* gate = x + row * 2 * width;
-    for (int64_t i = 0; i < width; i += LANES) {
-      const Floats v = load(gate + i);
-      const Floats sigmoid = 1.0f / (1.0f + exponential(-larger(v, broadcast(-87.0f))));
-      store(y + row * width + i, v * sigmoid * load(gate + width + i));
-    }
+    for (int64_t i = 0; i < width; i += LANES)
+      store(y + row * width + i, silu(load(gate + i)) * load(gate + width + i));
   });
 }
 
-// Norms (where there is a gain) and rotates queries and keys in place, then stores keys and values.
-//
-// heads [tokens][num_kv_heads][group_size queries, key, value][head_dim], gain [group_size + 1]
-// [head_dim], rotation [tokens][head_dim / 2] complex, slots [tokens]; `kv_cache` as attention.cpp
-// reads it.
-extern "C" void rotate_and_store(float* heads, const float* gain, const float* rotation,
-                                 float* kv_cache, const int32_t* slots, int64_t num_blocks,
-                                 int64_t num_tokens, int64_t num_kv_heads, int64_t group_size,
-                                 int64_t head_dim, int64_t block_size, double eps) {
+extern "C" void rotate_and_store(float* heads, const Norm* norm, const float* rotation,
+                                 float* kv_cache, const Step* step) {
+  const int64_t head_dim = step->head_dim, group_size = step->group_size;
+  const int64_t block_size = step->block_size, num_kv_heads = step->num_kv_heads;
+  const float* gain = norm->gain;
   float* keys = kv_cache;
-  float* values = kv_cache + num_blocks * num_kv_heads * block_size * head_dim;
-  const int64_t width = num_kv_heads * (group_size + 2) * head_dim;
-  share_rows(num_tokens, width, [&](int64_t token) {
-    const int64_t block = slots[token] / block_size, offset = slots[token] % block_size;
-    for (int64_t h = 0; h < num_kv_heads; h++) {
-      float* head = heads + token * width + h * (group_size + 2) * head_dim;
+  float* values = kv_cache + step->cache_size();
+  share_rows(step->num_tokens, step->heads_width(), [&](int64_t token) {
+    const int64_t slot = step->slots[token];
+    const int64_t block = slot / block_size, offset = slot % block_size;
+    float* head = heads + token * step->heads_width();
+    for (int64_t h = 0; h < num_kv_heads; h++, head += head_dim) {
       for (int64_t i = 0; i <= group_size; i++, head += head_dim) {
         if (gain) {
-          const float scale = inverse_rms(head, head_dim, eps);
+          const float scale = inverse_rms(head, head_dim, norm->eps);
           for (int64_t j = 0; j < head_dim; j += LANES)
             store(head + j, load(head + j) * scale * load(gain + i * head_dim + j));
         }

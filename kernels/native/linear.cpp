@@ -5,6 +5,7 @@
 // of pair i feature i and the high half feature i + LANES. A bfloat16 becomes a float32 by one
 // shift or mask, exactly, and halves what has to be read: at few rows memory sets the pace.
 
+#include "operations.h"
 #include "product.h"
 #include "threads.h"
 
@@ -14,12 +15,15 @@ constexpr int PANEL = 2 * LANES;
 constexpr int64_t ROW_BLOCK_BYTES = 192 << 10;  // rows of x that stay in a core's L2 cache
 constexpr int PANELS_AT_ONCE = 4;               // handed to a thread
 
-struct Product {
+struct Product : Matrix {
   const float* x;  // [num_rows][num_inputs]
-  const void* panels;
-  const float* bias;  // [padded num_outputs], or null
-  float* y;           // [num_rows][num_outputs]
-  int64_t num_rows, num_inputs, num_outputs;
+  float* y;        // [num_rows][num_outputs]
+  int64_t num_rows;
+
+  int64_t num_panels() const {
+    const int64_t width = is_gated ? LANES : PANEL;
+    return (num_outputs + width - 1) / width;
+  }
 };
 
 // Neighbouring panels, as the vectors that belong to one input.
@@ -54,6 +58,23 @@ struct BFloat16Panels {
   }
 };
 
+// Writes what neighbouring panels, from `panel` on, have for a row.
+template <int VECTORS>
+void finish(const Product& p, Floats (&sums)[VECTORS], int64_t row, int64_t panel) {
+  int num_vectors = VECTORS;
+  if (p.is_gated) {
+    num_vectors = VECTORS / 2;
+    for (int j = 0; j < num_vectors; j++) sums[j] = silu(sums[2 * j]) * sums[2 * j + 1];
+  }
+  const int64_t column = panel * PANEL * num_vectors / VECTORS;
+  const int64_t num_left = p.num_outputs - column;
+  float* y = p.y + row * p.num_outputs + column;
+  if (num_left < num_vectors * LANES)
+    std::memcpy(y, sums, num_left * sizeof(float));
+  else
+    for (int j = 0; j < num_vectors; j++) store(y + j * LANES, sums[j]);
+}
+
 template <class Panels, int ROWS, int VECTORS>
 void multiply_tile(const Product& p, int64_t row, int64_t panel) {
   Floats sums[ROWS][VECTORS];
@@ -63,15 +84,7 @@ void multiply_tile(const Product& p, int64_t row, int64_t panel) {
   }
   const float* x = p.x + row * p.num_inputs;
   multiply(x, p.num_inputs, p.num_inputs, Panels(p, panel), sums);
-  const int64_t column = panel * PANEL;
-  const int64_t num_left = p.num_outputs - column;
-  for (int i = 0; i < ROWS; i++) {
-    float* y = p.y + (row + i) * p.num_outputs + column;
-    if (num_left >= VECTORS * LANES)
-      for (int j = 0; j < VECTORS; j++) store(y + j * LANES, sums[i][j]);
-    else
-      std::memcpy(y, sums[i], num_left * sizeof(float));
-  }
+  for (int i = 0; i < ROWS; i++) finish(p, sums[i], row + i, panel);
 }
 
 // Panels panel..last_panel for `ROWS` rows.
@@ -106,7 +119,7 @@ void multiply_block(const Product& p, int64_t first_row, int64_t last_row, int64
 
 template <class Panels>
 void multiply_all(const Product& p) {
-  const int64_t num_panels = (p.num_outputs + PANEL - 1) / PANEL;
+  const int64_t num_panels = p.num_panels();
   const int64_t num_chunks = (num_panels + PANELS_AT_ONCE - 1) / PANELS_AT_ONCE;
   int64_t block = ROW_BLOCK_BYTES / (p.num_inputs * sizeof(float)) / MAX_ROWS * MAX_ROWS;
   if (block < MAX_ROWS) block = MAX_ROWS;
@@ -124,13 +137,11 @@ void multiply_all(const Product& p) {
 extern "C" int64_t num_lanes() { return LANES; }
 
 // To be raised with every change of a function's arguments; kernels/native_library.py checks it.
-extern "C" int64_t interface_version() { return 1; }
+extern "C" int64_t interface_version() { return 2; }
 
-extern "C" void linear(const float* x, const void* panels, const float* bias, float* y,
-                       int64_t num_rows, int64_t num_inputs, int64_t num_outputs,
-                       int64_t is_bfloat16) {
-  const Product p{x, panels, bias, y, num_rows, num_inputs, num_outputs};
-  if (is_bfloat16)
+extern "C" void linear(const float* x, const Matrix* matrix, float* y, int64_t num_rows) {
+  const Product p{*matrix, x, y, num_rows};
+  if (p.element == BFLOAT16)
     multiply_all<BFloat16Panels>(p);
   else
     multiply_all<Float32Panels>(p);

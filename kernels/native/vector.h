@@ -74,3 +74,7 @@ static inline Floats exponential(Floats x) {
   const Ints exponent = __builtin_convertvector(n, Ints) << 23;
   return (Floats)(((Ints)p + exponent) & ~is_lower);
 }
+
+static inline Floats silu(Floats x) {
+  return x * (1.0f / (1.0f + exponential(-larger(x, broadcast(-87.0f)))));
+}

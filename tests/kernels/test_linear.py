@@ -54,6 +54,28 @@ def test_linear_equals_the_exact_product(
         torch.testing.assert_close(product.double(), expected, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("stored", list(TOLERANCES))
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(("num_tokens", "ffn"), [(1, 37), (7, 16), (64, 75)])
+def test_gated_linear_equals_the_exact_products(
+    dtype: torch.dtype, stored: torch.dtype, has_bias: bool, num_tokens: int, ffn: int
+) -> None:
+    generator = torch.Generator().manual_seed(num_tokens)
+    weight = torch.randn(2 * ffn, 53, generator=generator).to(stored)
+    bias = torch.randn(2 * ffn, generator=generator).to(stored) if has_bias else None
+    x = torch.randn(num_tokens, 53, generator=generator).to(dtype)
+    exact_bias = 0 if bias is None else bias.to(dtype).double()
+    gate, up = (x.double() @ weight.to(dtype).double().T + exact_bias).chunk(2, dim=1)
+    expected = torch.nn.functional.silu(gate) * up
+
+    for packing in packings(dtype):
+        product = ops.gated_linear(x, ops.gated_weight(weight, bias, dtype, packing))
+        assert product.dtype == dtype
+        tolerance = TOLERANCES[dtype] * expected.abs().max().item()
+        torch.testing.assert_close(product.double(), expected, atol=tolerance, rtol=0)
+
+
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_a_row_does_not_depend_on_the_rows_beside_it(stored: torch.dtype) -> None:
     if not native_linear.can_pack(torch.float32):

@@ -1,8 +1,6 @@
-"""Matrices split over the ranks of a group.
+"""Embedding and output matrix, split over the ranks of a group.
 
-columns   each rank has some of the outputs and needs all of the inputs; nothing is exchanged
-rows      each rank has some of the inputs; the sum over ranks is the result
-vocab     each rank has some of the vocabulary, padded to divide evenly
+Each rank has some of the vocabulary, padded to divide evenly.
 """
 
 from dataclasses import dataclass
@@ -14,29 +12,6 @@ from torch import Tensor
 from engine.parallel import TensorParallel
 from kernels import ops
 from kernels.weights import LinearWeight
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnParallelLinear:
-    """This rank's outputs of a matrix."""
-
-    weight: LinearWeight
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map [tokens, in] to [tokens, out / size]."""
-        return ops.linear(x, self.weight)
-
-
-@dataclass(frozen=True, slots=True)
-class RowParallelLinear:
-    """This rank's inputs of a matrix. Rank 0 alone holds the bias, so that it counts once."""
-
-    weight: LinearWeight
-    group: TensorParallel
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map [tokens, in / size] to [tokens, out], the same on every rank."""
-        return self.group.all_reduce(ops.linear(x, self.weight))
 
 
 @dataclass(frozen=True, slots=True)
