@@ -19,7 +19,7 @@ help:
 	@echo 'make serve    serve a model: make serve ARGS="smollm2 --port 8000"'
 	@echo 'make test     run the tests that need no GPU: make test ARGS="tests/engine -x"'
 	@echo 'make check    lint, format, types, import rules'
-	@echo 'make bench    measure throughput and latency on this machine'
+	@echo 'make bench    measure PageRay beside vLLM, llama.cpp and transformers'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 
 setup: $(STAMP)
@@ -51,7 +51,7 @@ check: setup
 
 bench: setup
 	$(BIN)/pageray pull smollm2
-	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)
+	$(BIN)/python -m tests.benchmarks.comparison $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,11 +9,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
 DEFAULT_CACHE_DIR = Path("~/.cache/pageray")
 DEFAULT_BATCHED_TOKENS = {"cpu": 512, "cuda": 2048}
+MOST_BATCHED_TOKENS = 2048
 
 
 class AppArgs(BaseModel):
@@ -37,8 +38,11 @@ class AppArgs(BaseModel):
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None
-    """None: 512 on CPU, where a step should stay well below a second, 2048 on CUDA."""
+    """None: 512 on CPU, where a step should stay well below a second, otherwise 2048."""
+    preset: Literal["interactive", "balanced", "throughput"] = "balanced"
     enable_prefix_caching: bool = True
+    host_kv_bytes: int = Field(default=0, ge=0)
+    deterministic: bool = False
     max_num_waiting: int = Field(default=4096, ge=1)
     tensor_parallel_size: int = 1
     num_threads: int | None = Field(default=None, ge=1)
@@ -98,6 +102,8 @@ class AppArgs(BaseModel):
         num_batched_tokens = self.max_num_batched_tokens
         if num_batched_tokens is None:
             num_batched_tokens = DEFAULT_BATCHED_TOKENS[device]
+            if self.preset == "throughput":
+                num_batched_tokens = MOST_BATCHED_TOKENS
         return EngineConfig(
             model_path=model_path or Path(self.model),
             model_name=self.model_name,
@@ -109,7 +115,10 @@ class AppArgs(BaseModel):
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=num_batched_tokens,
+            preset=Preset(self.preset),
             enable_prefix_caching=self.enable_prefix_caching,
+            host_kv_bytes=self.host_kv_bytes,
+            deterministic=self.deterministic,
             max_num_waiting=self.max_num_waiting,
             tensor_parallel_size=self.tensor_parallel_size,
             num_threads=self.num_threads,

@@ -36,9 +36,7 @@ class ChatDialect:
         self._encoder.check_fits(token_ids, params.max_tokens, "messages")
         completion_id = new_id("chatcmpl-")
         return Ask(
-            requests=generate_requests(
-                completion_id, [token_ids], params, tenant, fields.cache_salt
-            ),
+            requests=generate_requests(completion_id, [token_ids], params, tenant, fields),
             stream=fields.stream,
             writer=CompletionWriter(
                 completion_id,

@@ -30,6 +30,7 @@ def app_args(options: ServeOptions) -> AppArgs:
     values |= {
         "model": _model(options),
         "dtype": DTYPE_ALIASES.get(options.dtype, options.dtype),
+        "preset": options.preset.replace("interactivity", "interactive"),
         "replicas_min": replicas_min,
         "replicas_max": replicas_max,
         "api_keys": options.api_key or (),
@@ -37,6 +38,8 @@ def app_args(options: ServeOptions) -> AppArgs:
     }
     if options.kv_cache_memory is not None:
         values["kv_cache_bytes"] = parse_size(options.kv_cache_memory, "kv-cache-memory")
+    if options.host_kv_memory is not None:
+        values["host_kv_bytes"] = parse_size(options.host_kv_memory, "host-kv-memory")
     if options.cache_dir is None:
         del values["cache_dir"]
     try:

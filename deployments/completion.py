@@ -9,10 +9,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from cluster.token_source import TokenSource
+from deployments.http_errors import DeadlinePassed
 from deployments.metrics import HttpMetrics, RequestTimer
 from engine.detokenizer import Detokenizer
 from engine.errors import PageRayError, ReplicaLost
-from engine.output import FinishReason, TokenLogprob, TokenOutput
+from engine.output import DEADLINE_PASSED, FinishReason, TokenLogprob, TokenOutput
 from engine.request import GenerateRequest
 from engine.tokenizer import Tokenizer
 
@@ -85,6 +86,10 @@ class Choice:
 
 
 def _check_not_given_up(output: TokenOutput) -> None:
+    if output.error == DEADLINE_PASSED:
+        raise DeadlinePassed(
+            "The request's 'deadline_s' has passed.", "Allow more time, or ask for fewer tokens."
+        )
     if output.finish_reason is FinishReason.ERROR:
         raise GenerationFailed(
             f"The engine failed on this request: {output.error or 'no reason given'}.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deployments.http_settings import HttpSettings
+from deployments.openai_schema import GenerationFields
 from deployments.writer import CompletionWriter
 from engine.errors import InvalidRequest, ModelNotFound
 from engine.request import GenerateRequest
@@ -59,17 +60,19 @@ def generate_requests(
     prompts: list[list[int]],
     params: SamplingParams,
     tenant: str,
-    cache_salt: str | None,
+    fields: GenerationFields,
 ) -> list[GenerateRequest]:
     """One request for each prompt."""
     # A client's salt divides its own tenant's cache further; it never reaches another's.
-    salt = f"{tenant}:{cache_salt}" if cache_salt is not None else tenant
+    salt = f"{tenant}:{fields.cache_salt}" if fields.cache_salt is not None else tenant
     return [
         GenerateRequest(
             request_id=completion_id if len(prompts) == 1 else f"{completion_id}-{i}",
             prompt_token_ids=token_ids,
             params=params,
             cache_salt=salt,
+            priority=fields.priority,
+            deadline_s=fields.deadline_s,
         )
         for i, token_ids in enumerate(prompts)
     ]

@@ -41,6 +41,10 @@ class BodyTimeout(PageRayError):
     """The client took too long to send its body."""
 
 
+class DeadlinePassed(PageRayError):
+    """The request's own deadline came before its answer."""
+
+
 class UnknownRoute(PageRayError):
     """Nothing is served at this path."""
 
@@ -62,6 +66,7 @@ _SHAPES: Final[tuple[tuple[type[PageRayError], int, str, str | None], ...]] = (
     (MethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"),
     (BodyTimeout, 408, "invalid_request_error", "request_timeout"),
     (BodyTooLarge, 413, "invalid_request_error", "request_too_large"),
+    (DeadlinePassed, 504, "timeout_error", "deadline_passed"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (ReplicaLost, 503, "server_error", "replica_lost"),
     (PageRayError, 500, "server_error", "internal_error"),

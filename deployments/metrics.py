@@ -50,6 +50,7 @@ _GAUGES: Final[tuple[tuple[str, str, Reading], ...]] = (
 _COUNTERS: Final[tuple[tuple[str, str, Reading], ...]] = (
     ("engine_steps", "Steps", lambda r: r.engine.num_steps),
     ("preemptions", "Sequences whose blocks were taken back", lambda r: r.engine.num_preemptions),
+    ("preempted_tokens", "Computed tokens that they lost", lambda r: r.engine.num_lost_tokens),
     ("prompt_tokens", "Prompt tokens", lambda r: r.engine.num_prompt_tokens),
     ("generation_tokens", "Tokens generated", lambda r: r.engine.num_generated_tokens),
     (

@@ -53,7 +53,6 @@ _SHARED: Final[NeutralFields] = {
     "guided_decoding_backend": _NEVER,
     "guided_whitespace_pattern": _NEVER,
     # what vLLM adds beside it
-    "priority": (0,),
     "request_id": _NEVER,
     "return_tokens_as_token_ids": _OFF,
     "return_token_ids": _OFF,

@@ -43,7 +43,7 @@ class TextCompletionDialect:
         completion_id = new_id("cmpl-")
         num_choices = len(prompts) * params.n
         return Ask(
-            requests=generate_requests(completion_id, prompts, params, tenant, fields.cache_salt),
+            requests=generate_requests(completion_id, prompts, params, tenant, fields),
             stream=fields.stream,
             writer=CompletionWriter(
                 completion_id,

@@ -34,8 +34,8 @@ class Admission:
         """Longest prompt plus output: bounded by the model and by the KV cache."""
         return min(self._max_model_len, self._num_cache_tokens)
 
-    def expand(self, request: GenerateRequest) -> list[Request]:
-        """Check the request and make its `params.n` sequences.
+    def expand(self, request: GenerateRequest, now: float) -> list[Request]:
+        """Check the request and make its `params.n` sequences. `now`: the engine's clock.
 
         Raises InvalidRequest, PromptTooLong.
         """
@@ -44,11 +44,12 @@ class Admission:
         self._check_token_ids(list(params.logit_bias), "logit_bias", "'logit_bias'")
         self._check_token_ids(params.stop_token_ids, "stop_token_ids", "'stop_token_ids'")
         max_tokens = self._resolve_max_tokens(request)
+        deadline = _resolve_deadline(request, now)
         seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stop_token_ids |= self._eos_token_ids
-        return [
+        sequences = [
             Request(
                 request_id=request.request_id,
                 choice_index=choice_index,
@@ -58,9 +59,15 @@ class Admission:
                 max_tokens=max_tokens,
                 stop_token_ids=stop_token_ids,
                 cache_salt=request.cache_salt,
+                priority=request.priority,
+                deadline=deadline,
             )
             for choice_index in range(params.n)
         ]
+        if params.n > 1:
+            for sequence in sequences:
+                sequence.siblings = sequences
+        return sequences
 
     def _check_token_ids(
         self, token_ids: list[int] | tuple[int, ...], param: str, subject: str
@@ -101,3 +108,16 @@ class Admission:
         if self._num_cache_tokens < self._max_model_len:
             limit += f" ({self._max_model_len}, bounded by the server's KV cache)"
         return f"{limit}. However, {asked}."
+
+
+def _resolve_deadline(request: GenerateRequest, now: float) -> float | None:
+    seconds = request.deadline_s
+    if seconds is None:
+        return None
+    if not seconds > 0:
+        raise InvalidRequest(
+            f"'deadline_s' is {seconds}.",
+            "Send the seconds that you will wait, above 0, or leave it out.",
+            param="deadline_s",
+        )
+    return now + seconds

@@ -1,7 +1,8 @@
 """What one step runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from engine.block_move import BlockMove
 from engine.output import TokenLogprob
 from engine.request import Request
 
@@ -25,6 +26,8 @@ class Batch:
     """Sequences of one step: those that decode (one token) first, then those that prefill."""
 
     requests: list[ScheduledRequest]
+    moves: list[BlockMove] = field(default_factory=list)
+    """Copies of blocks to make first, in order."""
 
     @property
     def num_tokens(self) -> int:

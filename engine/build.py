@@ -11,6 +11,7 @@ from engine.activation_memory import activation_bytes, example_step
 from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.core import EngineCore
+from engine.determinism import check_deterministic
 from engine.device import choose_device, choose_dtype, set_num_threads
 from engine.errors import InvalidConfig
 from engine.input_batch import InputBatch
@@ -20,6 +21,7 @@ from engine.kv_cache import (
     cache_budget,
     choose_max_model_len,
     num_blocks_in,
+    num_host_blocks_in,
 )
 from engine.model_config import ModelConfig, check_parallel_size
 from engine.model_executor import ModelExecutor
@@ -30,9 +32,10 @@ from engine.parallel import TensorParallel
 from engine.progress import Report
 from engine.rotary import rotation_table
 from engine.sampler import Sampler
+from engine.step_time import StepTimeFit, work_of_chunks
 from engine.weights import Checkpoint
 
-_WARM_UP_TOKENS = 256
+_WARM_UP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,8 @@ class BuildReport:
     device: str
     dtype: str
     memory: MemoryPlan
+    step_time: StepTimeFit
+    """What the warm-up taught of a step's time."""
     phase_s: dict[str, float]
     """Seconds of each phase, in order."""
 
@@ -87,6 +92,7 @@ def build_engine(
         max_model_len=built.memory.max_model_len,
         eos_token_ids=built.model.eos_token_ids,
         vocab_size=built.model.vocab_size,
+        step_time=built.step_time,
     )
     return BuiltEngine(core, built)
 
@@ -106,6 +112,7 @@ def build_runner(
         model = ModelConfig.from_folder(config.model_path)
         check_parallel_size(model, group.size)
     dtype = choose_dtype(config, model, device)
+    check_deterministic(config, model, device, dtype)
     set_num_threads(config, device, dtype)
     threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with (
@@ -120,14 +127,15 @@ def build_runner(
             model, group.size, dtype, config.block_size, memory.num_blocks
         )
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
-        runner = ModelRunner(decoder, geometry, rotations, device, threads)
+        runner = ModelRunner(decoder, geometry, rotations, device, threads, memory.num_host_blocks)
     with clock.phase("warm up"), threads.placed():
-        _warm_up(runner, config, memory)
+        step_time = _warm_up(runner, config, memory)
     return runner, BuildReport(
         model=model,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         memory=memory,
+        step_time=step_time,
         phase_s=clock.phase_s,
     )
 
@@ -153,14 +161,26 @@ def _plan_memory(
         num_blocks=num_blocks,
         block_size=config.block_size,
         max_model_len=choose_max_model_len(config, model, num_blocks),
+        num_host_blocks=num_host_blocks_in(config, group.size, block_bytes),
     )
 
 
-def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> None:
-    """Run a prefill and a decode, so that the first request waits for no library to get ready."""
+def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> StepTimeFit:
+    """Run prefills and decodes, so that the first request waits for no library to get ready.
+
+    The second time they are timed: the first long prompt must not stall others either.
+    """
+    step_time = StepTimeFit()
     num_tokens = min(_WARM_UP_TOKENS, config.max_num_batched_tokens, memory.max_model_len)
-    for query_lens in ([num_tokens], [1]):
-        runner.forward(example_step(query_lens, config.block_size, num_rows=1))
+    for is_timed in (False, True):
+        for query_lens in ([num_tokens], [1]):
+            started = time.perf_counter()
+            logits = runner.forward(example_step(query_lens, config.block_size, num_rows=1))
+            if logits is not None and logits.is_cuda:
+                torch.cuda.synchronize(logits.device)
+            if is_timed:
+                step_time.observe(work_of_chunks(query_lens), time.perf_counter() - started)
+    return step_time
 
 
 @dataclass(frozen=True, slots=True)

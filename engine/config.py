@@ -1,11 +1,23 @@
 """Settings of one engine. Frozen; read from argv and files elsewhere, handed over whole."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from engine.errors import InvalidConfig
 
 MAX_BLOCK_SIZE = 256
+
+
+class Preset(StrEnum):
+    """What to favour where one stream's gain is another's loss."""
+
+    INTERACTIVE = "interactive"
+    """Even gaps between tokens, whoever waits."""
+    BALANCED = "balanced"
+    """Even gaps while few wait; throughput when many do."""
+    THROUGHPUT = "throughput"
+    """Full steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +44,12 @@ class EngineConfig:
     """Most sequences in one step."""
     max_num_batched_tokens: int = 2048
     """Most tokens in one step."""
+    preset: Preset = Preset.BALANCED
     enable_prefix_caching: bool = True
+    host_kv_bytes: int = 0
+    """Host memory of the whole group for KV blocks that the cache has no room for; 0: none."""
+    deterministic: bool = False
+    """Give the same tokens whatever the batch, the chunking and the cache hold."""
     max_num_waiting: int = 4096
     """Sequences that may wait in the engine; more are refused."""
     tensor_parallel_size: int = 1
@@ -45,6 +62,15 @@ class EngineConfig:
         if not 1 <= size <= MAX_BLOCK_SIZE or size & (size - 1):
             raise InvalidConfig(
                 f"block size is {size}.", f"Use a power of two from 1 to {MAX_BLOCK_SIZE}."
+            )
+        if self.preset not in tuple(Preset):
+            raise InvalidConfig(f"preset is '{self.preset}'.", f"Use one of {', '.join(Preset)}.")
+        if self.host_kv_bytes < 0:
+            raise InvalidConfig(f"host_kv_bytes is {self.host_kv_bytes}.", "Use 0 or more.")
+        if self.host_kv_bytes and not self.enable_prefix_caching:
+            raise InvalidConfig(
+                "Host memory for KV is given, and prefix caching is off.",
+                "Turn prefix caching on: blocks in host memory are found by it.",
             )
         for name in ("max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"):
             if getattr(self, name) < 1:

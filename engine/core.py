@@ -4,21 +4,23 @@ The only owner of scheduler state, so it must be used from one thread at a time;
 it a thread of its own. Knows nothing of models, tensors or text.
 """
 
+import heapq
 import secrets
 import time
 from collections.abc import Callable
 
 from engine.admission import Admission
-from engine.batch import Batch
 from engine.block_pool import BlockPool
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, Overloaded
 from engine.executor import Executor
-from engine.output import FinishReason, StepOutput, TokenOutput
+from engine.host_tier import HostTier
+from engine.output import DEADLINE_PASSED, FinishReason, StepOutput, TokenOutput
+from engine.output_length import OutputLengths
 from engine.request import GenerateRequest, Request
 from engine.scheduler import Scheduler
 from engine.snapshot import EngineSnapshot
-from engine.step_time import StepTimeFit
+from engine.step_time import StepTimeFit, work_of_chunks
 
 _EPOCH_BYTES = 8
 _MIN_RETRY_AFTER_S = 1.0
@@ -36,12 +38,17 @@ class EngineCore:
         max_model_len: int,
         eos_token_ids: frozenset[int],
         vocab_size: int,
+        step_time: StepTimeFit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._executor = executor
-        self._pool = BlockPool(executor.num_blocks, config.block_size, config.enable_prefix_caching)
-        self._scheduler = Scheduler(config, self._pool)
+        host = HostTier(executor.num_host_blocks) if executor.num_host_blocks else None
+        self._pool = BlockPool(
+            executor.num_blocks, config.block_size, config.enable_prefix_caching, host
+        )
+        self._step_time = step_time or StepTimeFit()
+        self._scheduler = Scheduler(config, self._pool, self._step_time, OutputLengths())
         self._admission = Admission(
             config,
             max_model_len=max_model_len,
@@ -50,7 +57,8 @@ class EngineCore:
             num_blocks=executor.num_blocks,
         )
         self._clock = clock
-        self._step_time = StepTimeFit()
+        # (deadline, request id, choice): those that have ended meanwhile are left in it.
+        self._deadlines: list[tuple[float, str, int]] = []
         self._live: dict[str, dict[int, Request]] = {}
         self._epoch = secrets.token_hex(_EPOCH_BYTES)
         self._num_snapshots = 0
@@ -82,15 +90,19 @@ class EngineCore:
                 "Give every request an id of its own.",
                 param="request_id",
             )
-        sequences = self._admission.expand(request)
+        now = self._clock()
+        sequences = self._admission.expand(request, now)
         self._check_room(len(sequences))
         for sequence in sequences:
             # All have the same prompt: its hashes are made once, for the first.
             sequence.block_hashes += sequences[0].block_hashes
-            self._scheduler.add(sequence)
+            self._scheduler.add(sequence, now)
+            if sequence.deadline is not None:
+                place = (sequence.deadline, sequence.request_id, sequence.choice_index)
+                heapq.heappush(self._deadlines, place)
         self._live[request.request_id] = {s.choice_index: s for s in sequences}
         if self._busy_since is None:
-            self._busy_since = self._clock()
+            self._busy_since = now
 
     def abort(self, request_id: str, choice_index: int | None = None) -> list[TokenOutput]:
         """End a request, or one choice of it, and free its blocks; unknown ones are ignored."""
@@ -99,19 +111,7 @@ class EngineCore:
             aborted = list(choices.values())
         else:
             aborted = [choices[choice_index]] if choice_index in choices else []
-        outputs = []
-        for sequence in aborted:
-            self._scheduler.abort(sequence)
-            output = TokenOutput(
-                request_id,
-                sequence.choice_index,
-                sequence.num_output_tokens,
-                [],
-                finish_reason=FinishReason.ABORT,
-                num_cached_tokens=sequence.num_cached_tokens,
-            )
-            outputs.append(output)
-            self._forget(output)
+        outputs = [self._end(sequence, FinishReason.ABORT) for sequence in aborted]
         if not self.has_work:
             self._busy_since = None
         return outputs
@@ -125,15 +125,26 @@ class EngineCore:
         if not self.has_work:
             return StepOutput([], 0, 0)
         started = self._clock()
+        expired = self._expire(started)
+        if not self.has_work:
+            self._busy_since = None
+            return StepOutput(expired, 0, 0)
         batch = self._scheduler.schedule()
         assert batch.requests, "there is work but nothing can run"
+        work = work_of_chunks(
+            [s.num_scheduled_tokens for s in batch.requests],
+            [s.request.num_computed_tokens for s in batch.requests],
+        )
+        work.num_moves = len(batch.moves)
         outputs = self._scheduler.update(batch, self._executor.execute(batch))
         for output in outputs:
             if output.finish_reason is not None:
                 self._forget(output)
-        num_tokens = batch.num_tokens
-        self._finish_step(batch, num_tokens, started)
-        return StepOutput(outputs, num_tokens, len(batch.requests))
+        ended = self._clock()
+        self._step_time.observe(work, ended - started)
+        self._num_steps += 1
+        self._busy_since = ended if self.has_work else None
+        return StepOutput(expired + outputs, batch.num_tokens, len(batch.requests))
 
     def snapshot(self) -> EngineSnapshot:
         """Describe the engine as it is now."""
@@ -154,6 +165,9 @@ class EngineCore:
             step_age_s=self.step_age_s,
             step_time_s=self._step_time.coefficients,
             num_preemptions=scheduler.num_preemptions,
+            num_lost_tokens=scheduler.num_lost_tokens,
+            num_host_blocks=pool.host.num_blocks if pool.host else 0,
+            num_used_host_blocks=pool.host.num_used_blocks if pool.host else 0,
             num_prompt_tokens=scheduler.num_prompt_tokens,
             num_generated_tokens=scheduler.num_generated_tokens,
             num_cache_queried_tokens=scheduler.num_cache_queried_tokens,
@@ -179,12 +193,32 @@ class EngineCore:
             min(max(expected_s, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S),
         )
 
-    def _finish_step(self, batch: Batch, num_tokens: int, started: float) -> None:
-        num_decodes = sum(s.num_scheduled_tokens == 1 for s in batch.requests)
-        ended = self._clock()
-        self._step_time.observe(num_decodes, num_tokens - num_decodes, ended - started)
-        self._num_steps += 1
-        self._busy_since = ended if self.has_work else None
+    def _expire(self, now: float) -> list[TokenOutput]:
+        """Give up the requests whose deadline has passed."""
+        outputs = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, request_id, choice_index = heapq.heappop(self._deadlines)
+            sequence = self._live.get(request_id, {}).get(choice_index)
+            # Another request may have come under the same id.
+            if sequence is not None and sequence.deadline == deadline:
+                outputs.append(self._end(sequence, FinishReason.ERROR, DEADLINE_PASSED))
+        return outputs
+
+    def _end(
+        self, sequence: Request, reason: FinishReason, error: str | None = None
+    ) -> TokenOutput:
+        self._scheduler.end(sequence, reason)
+        output = TokenOutput(
+            sequence.request_id,
+            sequence.choice_index,
+            sequence.num_output_tokens,
+            [],
+            finish_reason=reason,
+            num_cached_tokens=sequence.num_cached_tokens,
+            error=error,
+        )
+        self._forget(output)
+        return output
 
     def _forget(self, output: TokenOutput) -> None:
         choices = self._live[output.request_id]

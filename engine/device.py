@@ -33,6 +33,8 @@ def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device)
             known = ", ".join(_DTYPES)
             raise InvalidConfig(f"Dtype {config.dtype!r} is unknown.", f"Use auto, {known}.")
         return _DTYPES[config.dtype]
+    if config.deterministic:
+        return torch.float32
     if device.type == "cuda":
         return model.dtype
     # Without bfloat16 instructions torch emulates them, many times slower than float32.

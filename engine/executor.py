@@ -12,6 +12,10 @@ class Executor(Protocol):
     def num_blocks(self) -> int:
         """KV blocks the group holds."""
 
+    @property
+    def num_host_blocks(self) -> int:
+        """Blocks of its host tier; 0: it has none."""
+
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Compute the batch; one entry per sequence, None where no token was needed."""
 

@@ -64,6 +64,7 @@ class InputBatch:
             positions=positions,
             logits_rows=last_rows[wanting],
             layout=StepLayout(query_start_loc, seq_lens, block_tables, slot_mapping),
+            moves=np.array(batch.moves, dtype=np.int32).reshape(-1, 3),
         )
         return step, wanting
 

@@ -32,6 +32,8 @@ class MemoryPlan:
     num_blocks: int
     block_size: int
     max_model_len: int
+    num_host_blocks: int = 0
+    """Of the host tier, on each rank."""
 
     @property
     def num_cache_tokens(self) -> int:
@@ -44,12 +46,19 @@ class MemoryPlan:
         return self.num_cache_tokens / self.max_model_len
 
     def __str__(self) -> str:
-        """Four lines for people."""
+        """Four lines for people, or five."""
+        host_bytes = self.num_host_blocks * self.block_bytes
+        host = (
+            f"host KV   {host_bytes / _GIB:6.2f} GiB: {self.num_host_blocks} blocks\n"
+            if self.num_host_blocks
+            else ""
+        )
         return (
             f"weights   {self.weight_bytes / _GIB:6.2f} GiB\n"
             f"step      {self.activation_bytes / _GIB:6.2f} GiB at most\n"
             f"KV cache  {self.kv_cache_bytes / _GIB:6.2f} GiB: {self.num_blocks} blocks of "
             f"{self.block_size} tokens, {self.num_cache_tokens} in all\n"
+            f"{host}"
             f"longest sequence {self.max_model_len} tokens; "
             f"{self.max_concurrency:.1f} of them fit at once"
         )
@@ -95,6 +104,27 @@ def cache_budget(
         return free - kept_free - activation_bytes
     share = _HOST_SHARE * config.memory_utilization
     return min(_MAX_HOST_CACHE_BYTES, int(available_host_bytes() * share)) // size
+
+
+def num_host_blocks_in(config: EngineConfig, size: int, block_bytes: int) -> int:
+    """Return the blocks of a rank's host tier. Raises InvalidConfig when memory is too small."""
+    budget = config.host_kv_bytes // size
+    if not budget:
+        return 0
+    available = available_host_bytes() // size
+    if budget > available:
+        raise InvalidConfig(
+            f"The host tier would take {budget / _GIB:.1f} GiB of host memory on each rank, "
+            f"and {available / _GIB:.1f} GiB are free.",
+            "Give it less.",
+        )
+    if budget < block_bytes:
+        raise InvalidConfig(
+            f"The host tier has {budget / _MIB:.1f} MiB on a rank, "
+            f"and one block takes {block_bytes / _MIB:.1f} MiB.",
+            "Give it more host memory, or none.",
+        )
+    return budget // block_bytes
 
 
 def num_blocks_in(budget: int, block_bytes: int) -> int:

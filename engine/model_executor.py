@@ -29,6 +29,11 @@ class ModelExecutor:
         """KV blocks the group holds."""
         return self._runner.num_blocks
 
+    @property
+    def num_host_blocks(self) -> int:
+        """Blocks of the group's host tier; 0: it has none."""
+        return self._runner.num_host_blocks
+
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Compute the batch; one entry per sequence, None where no token was needed."""
         step, wanting = self._input_batch.step_input(batch)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.block_copier import BlockCopier
 from engine.compute_threads import ComputeThreads
 from engine.kv_cache import allocate_kv_caches
 from engine.models.decoder import Decoder
@@ -25,8 +26,9 @@ class ModelRunner:
         rotations: Tensor,
         device: torch.device,
         threads: ComputeThreads,
+        num_host_blocks: int = 0,
     ) -> None:
-        """Allocate the KV cache.
+        """Allocate the KV cache and the host tier.
 
         Args:
             decoder: this rank's share of the model.
@@ -34,20 +36,24 @@ class ModelRunner:
             rotations: [positions, head_dim / 2] complex64, see engine/rotary.py.
             device: where all of it lives.
             threads: what computes, on CPU.
+            num_host_blocks: blocks of the host tier; 0: none.
         """
         self._decoder = decoder
         self._rotations = rotations
         self._device = device
         self._threads = threads
         self._kv_caches = allocate_kv_caches(geometry, len(decoder.layers), device)
+        self._copier = BlockCopier(self._kv_caches, num_host_blocks)
         windows = frozenset(layer.attention.weights.window for layer in decoder.layers)
         self._planner = ops.attention_planner(geometry, windows, device)
         self.num_blocks = geometry.num_blocks
+        self.num_host_blocks = num_host_blocks
 
     @torch.inference_mode()
     def forward(self, step: StepInput) -> Tensor | None:
         """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
         self._threads.place()
+        self._copier.apply(step.moves)
         plan = self._planner.plan(step.layout)
         rotation = self._rotations[self._to_device(step.positions)]
         return self._decoder.forward(

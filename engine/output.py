@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+DEADLINE_PASSED = "its deadline has passed"
+"""`TokenOutput.error` of a request that was given up because of its deadline."""
+
 
 class FinishReason(StrEnum):
     """Why a sequence ended; every sequence ends exactly once."""

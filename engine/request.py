@@ -19,6 +19,10 @@ class GenerateRequest:
     params: SamplingParams
     cache_salt: str = ""
     """Requests share cached prefixes only within one salt."""
+    priority: int = 0
+    """Class of service: lower values go first, and may take blocks from higher ones."""
+    deadline_s: float | None = None
+    """Seconds from now after which nobody wants the answer: the request ends with an error."""
 
 
 class RequestStatus(Enum):
@@ -49,6 +53,11 @@ class Request:
     stop_token_ids: frozenset[int]
     """Ids that end it (end-of-sequence ids included unless ignored)."""
     cache_salt: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    """On the engine's clock."""
+    siblings: list["Request"] = field(default_factory=list)
+    """All choices of the same GenerateRequest, this one included; empty where n is 1."""
     status: RequestStatus = RequestStatus.WAITING
     token_ids: list[int] = field(default_factory=list)
     block_ids: list[int] = field(default_factory=list)
@@ -57,15 +66,33 @@ class Request:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache at first admission."""
+    num_shared_blocks: int = 0
+    """Of its first blocks, those that others held when it was admitted."""
     num_preemptions: int = 0
+    num_overtakes: int = 0
+    """Requests that were admitted before it although they stood behind it."""
     arrival: int = 0
-    """Admission order, given by the scheduler: lower came first."""
+    """Order of arrival, given by the scheduler: lower came first."""
+    arrival_s: float = 0.0
+    """Time of arrival on the engine's clock."""
+    due_s: float = 0.0
+    """When it should have its first token; see engine/waiting_queue.py."""
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
         """Start from the prompt."""
         if not self.token_ids:
             self.token_ids = list(self.prompt_token_ids)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Who may take blocks from whom: lower from higher."""
+        return self.priority, self.arrival
+
+    @property
+    def place(self) -> tuple[int, float, int]:
+        """Order in which requests are given prefill: lower first."""
+        return self.priority, self.due_s, self.arrival
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -81,3 +108,12 @@ class Request:
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
         return len(self.token_ids) - len(self.prompt_token_ids)
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Add a generated token; return why the sequence has ended, if it has."""
+        self.token_ids.append(token_id)
+        if token_id in self.stop_token_ids:
+            return FinishReason.STOP
+        if self.num_output_tokens >= self.max_tokens:
+            return FinishReason.LENGTH
+        return None

@@ -1,62 +1,66 @@
 """Chooses the requests of the next step and applies what the step brought.
 
 Continuous batching with chunked prefill: a request is tokens known and tokens computed, and a
-step closes the gap by as much as budget and blocks allow. Knows requests and blocks; knows
-nothing of tensors, clocks or clients.
+step closes the gap by as much as budget and blocks allow. Every decode runs in every step; prefill
+gets what is left of the budget, first what waits shortest for its first token (see
+engine/waiting_queue.py). Knows requests and blocks; knows nothing of tensors, clients or clocks:
+the time is told to it.
 
-Order is arrival order throughout, which makes starvation impossible:
-- Every waiting request is younger than every running one, because admission takes the head of
-  the queue only and preemption the youngest only.
-- A request may take blocks from younger ones, never from older ones. So the oldest always
-  computes at least one token a step, and every request becomes the oldest in the end.
-- Admission ends where the budget does. So no more requests run than the budget has tokens, and
-  only the youngest of them can be part-way through its prefill: one pass in arrival order serves
-  all decodes first, and a request that is preempted was not scheduled in the same step.
+Why nobody starves, within one priority class:
+- A request may take blocks from those that came after it, never from earlier ones. So the earliest
+  that runs always gets on, whatever the others do.
+- Its place in the queue is fixed, so only so many can be put before it; and when it stands first
+  and does not fit, only so many may pass.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from engine.batch import Batch, SampledToken, ScheduledRequest
 from engine.block_pool import BlockPool
+from engine.block_tables import BlockTables
 from engine.config import EngineConfig
 from engine.output import FinishReason, TokenOutput
-from engine.prefix_hash import block_hashes, root_hash
+from engine.output_length import OutputLengths
+from engine.preemption import Preemption
 from engine.request import Request, RequestStatus
+from engine.room import Room
+from engine.step_budget import StepBudget
+from engine.step_plan import StepPlan
+from engine.step_time import StepTimeFit
+from engine.waiting_queue import WaitingQueue
 
-# Share of the pool that admission leaves alone, so that those running can grow a while.
-_WATERMARK = 0.01
-
-
-@dataclass(slots=True)
-class _Plan:
-    """The step being put together."""
-
-    budget: int
-    decodes: list[ScheduledRequest] = field(default_factory=list)
-    prefills: list[ScheduledRequest] = field(default_factory=list)
+# Of a long queue only so many are looked at in a step.
+_MAX_CANDIDATES = 64
+# A request that finds no room is passed by so many that do; then they wait for it.
+_MAX_OVERTAKES = 64
 
 
 class Scheduler:
     """Owns the waiting and running requests of one engine and the blocks they hold."""
 
-    def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
+    def __init__(
+        self, config: EngineConfig, pool: BlockPool, step_time: StepTimeFit, lengths: OutputLengths
+    ) -> None:
         self.num_preemptions = 0
+        self.num_lost_tokens = 0
         self.num_prompt_tokens = 0
         self.num_generated_tokens = 0
         self.num_cache_queried_tokens = 0
         self.num_cache_hit_tokens = 0
-        self._model_name = config.model_name
         self._pool = pool
-        self._block_size = pool.block_size
+        self._step_time = step_time
+        self._tables = BlockTables(pool, config.model_name)
+        self._budget = StepBudget(config.preset, step_time)
+        self._lengths = lengths
+        self._room = Room(self._tables, pool, lengths)
+        self._preemption = Preemption(self._tables, pool, step_time)
         self._max_num_batched_tokens = config.max_num_batched_tokens
-        self._max_num_seqs = config.max_num_seqs
-        self._watermark = max(1, int(pool.num_blocks * _WATERMARK))
-        self._waiting: OrderedDict[Request, None] = OrderedDict()
-        # Each with its decode, which is the same every step and so made once.
-        self._running: dict[Request, ScheduledRequest] = {}
-        self._num_waiting_tokens = 0
+        # A step always has room for a token of each.
+        self._max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
+        self._waiting = WaitingQueue()
+        self._prefilling: dict[Request, None] = {}
+        # Each with its entry in a batch, which is the same every step and so made once.
+        self._decoding: dict[Request, ScheduledRequest] = {}
         self._next_arrival = 0
 
     @property
@@ -67,221 +71,220 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Requests that hold blocks."""
-        return len(self._running)
+        return len(self._prefilling) + len(self._decoding)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute something."""
-        return bool(self._running or self._waiting)
+        return bool(self._decoding or self._prefilling or self._waiting)
 
     @property
     def num_queued_prefill_tokens(self) -> int:
         """Known tokens not computed yet, of waiting and prefilling requests."""
-        num_tokens = self._num_waiting_tokens
-        for request in self._running:
-            gap = len(request.token_ids) - request.num_computed_tokens
-            if gap > 1:
-                num_tokens += gap
-        return num_tokens
+        gaps = (r.num_tokens - r.num_computed_tokens for r in self._prefilling)
+        return self._waiting.num_tokens + sum(gaps)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, now: float = 0.0) -> None:
         """Queue a request. The whole of it, `max_tokens` included, must fit the pool."""
         request.arrival = self._next_arrival
+        request.arrival_s = now
         self._next_arrival += 1
-        self._extend_hashes(request)
-        self._waiting[request] = None
-        self._num_waiting_tokens += request.num_tokens
+        self._tables.extend_hashes(request)
+        self._enqueue(request)
 
-    def abort(self, request: Request) -> None:
+    def end(self, request: Request, reason: FinishReason) -> None:
         """End a request now, whatever it does, and take its blocks back."""
         if request.status is RequestStatus.WAITING:
-            del self._waiting[request]
-            self._num_waiting_tokens -= request.num_tokens
+            self._waiting.remove(request)
         else:
-            del self._running[request]
-        self._finish(request, FinishReason.ABORT)
+            self._stop_running(request)
+        self._finish(request, reason)
 
     def schedule(self) -> Batch:
         """Choose what the next step computes and allocate its blocks."""
-        plan = _Plan(budget=self._max_num_batched_tokens)
-        self._schedule_running(plan)
-        self._admit_waiting(plan)
-        # One-token chunks run like decodes, so they stand next to them.
-        plan.prefills.sort(key=lambda scheduled: scheduled.num_scheduled_tokens > 1)
-        return Batch(plan.decodes + plan.prefills)
+        plan = StepPlan(self._tables, self._pool, self._step_time, self._max_num_batched_tokens)
+        if self._pool.host is not None:
+            compute_s = self._step_time.prefill_s(self._pool.block_size)
+            self._pool.host.set_price(self._step_time.move_s, compute_s)
+        self._schedule_decodes(plan)
+        if self._prefilling or self._waiting:
+            self._schedule_prefills(plan)
+        if plan.is_empty:
+            self._free_the_first(plan)
+        return plan.batch()
 
     def update(
         self, batch: Batch, sampled_tokens: Sequence[SampledToken | None]
     ) -> list[TokenOutput]:
         """Apply a computed batch; one entry of `sampled_tokens` for each of its sequences."""
-        block_size = self._block_size
+        block_size = self._pool.block_size
         outputs = []
         for scheduled, sampled in zip(batch.requests, sampled_tokens, strict=True):
             request = scheduled.request
             before = request.num_computed_tokens
-            computed = before + scheduled.num_scheduled_tokens
-            request.num_computed_tokens = computed
-            if computed // block_size > before // block_size:
-                self._register_blocks(request, before // block_size, computed // block_size)
+            request.num_computed_tokens = before + scheduled.num_scheduled_tokens
+            if request.num_computed_tokens // block_size > before // block_size:
+                self._tables.register(request, before)
             if sampled is None:
-                assert computed < len(request.token_ids), "the executor owes a token"
+                assert request.num_computed_tokens < request.num_tokens, "the executor owes a token"
                 continue
-            output = self._append(request, sampled)
+            output = _append(request, sampled)
+            finish_reason = output.finish_reason
             outputs.append(output)
-            if output.finish_reason is not None:
-                del self._running[request]
-                self._finish(request, output.finish_reason)
+            if finish_reason is not None:
+                self._stop_running(request)
+                self._finish(request, finish_reason)
+            elif request in self._prefilling:
+                del self._prefilling[request]
+                self._decoding[request] = ScheduledRequest(request, 1)
         self.num_generated_tokens += len(outputs)
         return outputs
 
-    def _schedule_running(self, plan: _Plan) -> None:
-        block_size = self._block_size
-        for request, decode in list(self._running.items()):
+    def _schedule_decodes(self, plan: StepPlan) -> None:
+        block_size = self._pool.block_size
+        growing = [
+            request
+            for request in self._decoding
+            if request.num_computed_tokens == len(request.block_ids) * block_size
+        ]
+        if len(growing) <= self._pool.num_usable_blocks:
+            for request in growing:
+                self._tables.grow(request, request.num_tokens)
+            plan.decodes = list(self._decoding.values())
+        else:
+            self._schedule_decodes_by_rank(plan)
+
+    def _schedule_decodes_by_rank(self, plan: StepPlan) -> None:
+        """Serve them in order of rank, because the later ones may have to give blocks away.
+
+        One that finds no block sits the step out and keeps what it has.
+        """
+        for request in sorted(self._decoding, key=lambda r: r.rank):
             if request.status is not RequestStatus.RUNNING:
-                return  # preempted just now, and so are all that follow
-            num_computed = request.num_computed_tokens
-            if len(request.token_ids) - num_computed > 1:
-                self._schedule_prefill(request, plan)
-                continue
-            if num_computed == len(request.block_ids) * block_size:
+                continue  # preempted just now
+            if self._tables.num_lacking(request, request.num_tokens):
                 if not self._make_room(request):
                     continue
-                request.block_ids += self._take_blocks(1)
-            plan.decodes.append(decode)
-            plan.budget -= 1
+                self._tables.grow(request, request.num_tokens)
+            plan.decodes.append(self._decoding[request])
 
-    def _schedule_prefill(self, request: Request, plan: _Plan) -> None:
-        """Schedule the next chunk, as far as the blocks at hand reach.
-
-        It is the youngest: there is nobody to take blocks from.
-        """
-        num_reachable = len(request.block_ids) + self._pool.num_usable_blocks
-        end = min(request.num_tokens, num_reachable * self._block_size)
-        chunk = min(end - request.num_computed_tokens, plan.budget)
-        if chunk > 0:
-            self._schedule_chunk(request, chunk, plan)
-
-    def _schedule_chunk(self, request: Request, chunk: int, plan: _Plan) -> None:
-        num_blocks = self._num_blocks_lacking(request, request.num_computed_tokens + chunk)
-        request.block_ids += self._take_blocks(num_blocks)
-        plan.prefills.append(ScheduledRequest(request, chunk))
-        plan.budget -= chunk
-
-    def _admit_waiting(self, plan: _Plan) -> None:
-        """Admit from the head of the queue until one does not fit; none behind it may pass."""
-        while self._waiting and plan.budget > 0 and len(self._running) < self._max_num_seqs:
-            request = next(iter(self._waiting))
-            if not self._admit(request):
+    def _schedule_prefills(self, plan: StepPlan) -> None:
+        num_prefills = len(self._prefilling) + len(self._waiting)
+        decodes = [scheduled.request for scheduled in plan.decodes]
+        plan.prefill_s_left = self._budget.prefill_s(decodes, num_prefills)
+        for request in self._prefilling:
+            self._set_due(request, request.num_computed_tokens)
+        candidates = [*self._prefilling, *self._waiting.first(_MAX_CANDIDATES)]
+        candidates.sort(key=lambda request: request.place)
+        overtaken: list[Request] = []
+        for request in candidates:
+            if not plan.takes_prefill:
                 return
-            del self._waiting[request]
-            self._num_waiting_tokens -= request.num_tokens
-            self._running[request] = ScheduledRequest(request, 1)
-            request.status = RequestStatus.RUNNING
+            if request.status is RequestStatus.RUNNING:
+                plan.add_chunk(request)
+            elif self._tables.is_coming(request):
+                continue
+            elif self._admit(request, plan):
+                for other in overtaken:
+                    other.num_overtakes += 1
+                plan.add_chunk(request)
+            else:
+                overtaken.append(request)
+                if request.num_overtakes >= _MAX_OVERTAKES:
+                    return
+
+    def _admit(self, request: Request, plan: StepPlan) -> bool:
+        """Let a request run if it fits, with what is cached of it."""
+        victims = self._preemption.lower_classes(request, self._running())
+        if victims and not self._room.is_possible(request, victims):
+            return False
+        while not self._has_seat or not self._room.take(request, self._running()):
+            if not victims:
+                return False
+            self._preempt(victims.pop(0), plan)
+        self._waiting.remove(request)
+        self._tables.start(request)
+        self._prefilling[request] = None
+        request.status = RequestStatus.RUNNING
+        if not request.num_preemptions:
             self._count_admission(request)
-            chunk = min(request.num_tokens - request.num_computed_tokens, plan.budget)
-            self._schedule_chunk(request, chunk, plan)
-
-    def _admit(self, request: Request) -> bool:
-        """Give the request its cached prefix if the rest of what it knows fits as well.
-
-        Room for the first chunk alone would not do: the request would soon stand still with
-        its blocks held, or lose them. Nothing is reserved for tokens yet to be generated.
-        """
-        pool = self._pool
-        num_kept = self._watermark if self._running else 0
-        if pool.num_usable_blocks <= num_kept:
-            return False
-        # The last known token is always computed: its logits give the next one.
-        num_shareable = (request.num_tokens - 1) // self._block_size
-        request.block_ids += pool.lookup(request.block_hashes[:num_shareable])
-        num_lacking = self._num_blocks_lacking(request, request.num_tokens)
-        if num_lacking > pool.num_usable_blocks - num_kept:
-            self._release(request)
-            return False
-        request.num_computed_tokens = len(request.block_ids) * self._block_size
         return True
 
+    def _make_room(self, request: Request) -> bool:
+        """Preempt others until a block can be had; False if none can."""
+        while not self._pool.num_usable_blocks:
+            victim = self._preemption.victim(request, self._running())
+            if victim is None:
+                return False
+            self._preempt(victim)
+        return True
+
+    def _free_the_first(self, plan: StepPlan) -> None:
+        """Nobody can go on: all hold blocks and want more. Give the first by rank what it needs."""
+        request = min(self._running(), key=lambda r: r.rank)
+        has_room = self._make_room(request)
+        assert has_room, "the only request has no room, and was admitted"
+        if request in self._decoding:
+            self._tables.grow(request, request.num_tokens)
+            plan.decodes.append(self._decoding[request])
+        else:
+            plan.add_chunk(request)
+
+    def _preempt(self, victim: Request, plan: StepPlan | None = None) -> None:
+        if plan is not None:
+            plan.drop(victim)
+        self.num_preemptions += 1
+        self.num_lost_tokens += self._preemption.num_lost_tokens(victim)
+        victim.num_preemptions += 1
+        self._stop_running(victim)
+        self._tables.release(victim, keep=True)
+        victim.status = RequestStatus.WAITING
+        self._enqueue(victim)
+
+    def _enqueue(self, request: Request) -> None:
+        self._set_due(request, self._tables.num_cached_tokens(request))
+        self._waiting.add(request)
+
+    def _set_due(self, request: Request, num_computed: int) -> None:
+        service_s = self._step_time.prefill_s(request.num_tokens - num_computed, num_computed)
+        request.due_s = request.arrival_s + service_s
+        if request.deadline is not None:
+            request.due_s = min(request.due_s, request.deadline - service_s)
+
+    @property
+    def _has_seat(self) -> bool:
+        return self.num_running < self._max_num_seqs
+
+    def _running(self) -> list[Request]:
+        return [*self._decoding, *self._prefilling]
+
+    def _stop_running(self, request: Request) -> None:
+        if self._decoding.pop(request, None) is None:
+            del self._prefilling[request]
+
     def _count_admission(self, request: Request) -> None:
-        if request.num_preemptions:
-            return
         request.num_cached_tokens = request.num_computed_tokens
         self.num_prompt_tokens += request.num_prompt_tokens
         if self._pool.enable_prefix_caching:
             self.num_cache_queried_tokens += request.num_prompt_tokens
             self.num_cache_hit_tokens += request.num_cached_tokens
 
-    def _make_room(self, request: Request) -> bool:
-        """Preempt the youngest requests until a block can be had.
-
-        False if none can: then the request sits the step out and keeps what it has, which
-        costs nothing, because older requests may still take it.
-        """
-        while not self._pool.num_usable_blocks:
-            youngest = next(reversed(self._running))
-            if youngest is request:
-                return False
-            self._preempt(youngest)
-        return True
-
-    def _preempt(self, victim: Request) -> None:
-        del self._running[victim]
-        self._release(victim)
-        victim.status = RequestStatus.WAITING
-        victim.num_preemptions += 1
-        self.num_preemptions += 1
-        self._waiting[victim] = None
-        self._waiting.move_to_end(victim, last=False)
-        self._num_waiting_tokens += victim.num_tokens
-
-    def _take_blocks(self, num_blocks: int) -> list[int]:
-        block_ids = self._pool.allocate(num_blocks)
-        assert block_ids is not None, "room was checked before"
-        return block_ids
-
-    def _num_blocks_lacking(self, request: Request, num_tokens: int) -> int:
-        """Blocks it needs besides its own to hold `num_tokens`."""
-        return -(-num_tokens // self._block_size) - len(request.block_ids)
-
-    def _register_blocks(self, request: Request, first: int, end: int) -> None:
-        """Offer blocks [first, end), now full, to the prefix cache."""
-        if not self._pool.enable_prefix_caching:
-            return
-        if len(request.block_hashes) < end:
-            self._extend_hashes(request)
-        for i in range(first, end):
-            self._pool.register(request.block_ids[i], request.block_hashes[i])
-
-    def _extend_hashes(self, request: Request) -> None:
-        if self._pool.enable_prefix_caching:
-            known = request.block_hashes
-            parent = known[-1] if known else root_hash(self._model_name, request.cache_salt)
-            known += block_hashes(parent, request.token_ids, self._block_size, len(known))
-
-    def _append(self, request: Request, sampled: SampledToken) -> TokenOutput:
-        token_id = sampled.token_id
-        index = len(request.token_ids) - len(request.prompt_token_ids)
-        request.token_ids.append(token_id)
-        finish_reason = None
-        if token_id in request.stop_token_ids:
-            finish_reason = FinishReason.STOP
-        elif index + 1 >= request.max_tokens:
-            finish_reason = FinishReason.LENGTH
-        return TokenOutput(
-            request.request_id,
-            request.choice_index,
-            index,
-            [token_id],
-            None if sampled.logprob is None else [sampled.logprob],
-            finish_reason,
-            request.num_cached_tokens,
-        )
-
     def _finish(self, request: Request, reason: FinishReason) -> None:
-        self._release(request)
+        self._tables.release(request)
+        self._lengths.observe(request.num_output_tokens)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
 
-    def _release(self, request: Request) -> None:
-        self._pool.free(request.block_ids)
-        request.block_ids.clear()
-        request.num_computed_tokens = 0
+
+def _append(request: Request, sampled: SampledToken) -> TokenOutput:
+    index = request.num_output_tokens
+    finish_reason = request.append(sampled.token_id)
+    return TokenOutput(
+        request.request_id,
+        request.choice_index,
+        index,
+        [sampled.token_id],
+        None if sampled.logprob is None else [sampled.logprob],
+        finish_reason,
+        request.num_cached_tokens,
+    )

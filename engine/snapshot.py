@@ -38,6 +38,11 @@ class EngineSnapshot:
     step_time_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Fit of a step's seconds: constant, per running sequence, per prefill token."""
     num_preemptions: int = 0
+    num_lost_tokens: int = 0
+    """Computed tokens that preemptions threw away, unless their blocks were found again."""
+    num_host_blocks: int = 0
+    """Blocks of the host tier."""
+    num_used_host_blocks: int = 0
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_cache_queried_tokens: int = 0

@@ -1,12 +1,13 @@
 """What one step asks of the model: plain integers, the same on every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kernels.layout import IntArray, StepLayout
 
-_HEADER_LENGTH = 5
+_HEADER_LENGTH = 6
+_MOVE_LENGTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,15 @@ class StepInput:
     logits_rows: IntArray
     """[num_rows]: the tokens whose next token is wanted"""
     layout: StepLayout
+    moves: IntArray = field(default_factory=lambda: np.zeros((0, _MOVE_LENGTH), dtype=np.int32))
+    """[num_moves, 3]: copies of blocks to make first; see engine/block_move.py"""
 
     def pack(self) -> IntArray:
         """Join everything into one array, its length first."""
         layout = self.layout
         num_seqs, max_blocks = layout.block_tables.shape
-        header = (0, len(self.token_ids), num_seqs, max_blocks, len(self.logits_rows))
+        num_rows, num_moves = len(self.logits_rows), len(self.moves)
+        header = (0, len(self.token_ids), num_seqs, max_blocks, num_rows, num_moves)
         packed = np.concatenate(
             (
                 np.array(header, dtype=np.int32),
@@ -38,6 +42,7 @@ class StepInput:
                 layout.query_start_loc,
                 layout.seq_lens,
                 self.logits_rows,
+                self.moves.reshape(-1),
                 layout.block_tables.reshape(-1),
             )
         )
@@ -47,11 +52,14 @@ class StepInput:
     @classmethod
     def unpack(cls, packed: IntArray) -> "StepInput":
         """Undo `pack`; the arrays are views."""
-        _, num_tokens, num_seqs, max_blocks, num_rows = packed[:_HEADER_LENGTH].tolist()
-        lengths = (num_tokens, num_tokens, num_tokens, num_seqs + 1, num_seqs, num_rows)
+        header = packed[:_HEADER_LENGTH].tolist()
+        _, num_tokens, num_seqs, max_blocks, num_rows, num_moves = header
+        of_sequences = (num_tokens, num_tokens, num_tokens, num_seqs + 1, num_seqs)
+        lengths = (*of_sequences, num_rows, num_moves * _MOVE_LENGTH)
         ends = np.cumsum((_HEADER_LENGTH, *lengths)).tolist()
         parts = np.split(packed, ends)[1:]
-        token_ids, positions, slot_mapping, query_start_loc, seq_lens, logits_rows, tables = parts
-        block_tables = tables.reshape(num_seqs, max_blocks)
+        token_ids, positions, slot_mapping, query_start_loc, seq_lens, logits_rows = parts[:6]
+        moves = parts[6].reshape(num_moves, _MOVE_LENGTH)
+        block_tables = parts[7].reshape(num_seqs, max_blocks)
         layout = StepLayout(query_start_loc, seq_lens, block_tables, slot_mapping)
-        return cls(token_ids, positions, logits_rows, layout)
+        return cls(token_ids, positions, logits_rows, layout, moves)

@@ -1,8 +1,14 @@
 """Learns how long a step takes from what it computes.
 
-seconds = constant + a * decoding sequences + b * prefill tokens, fitted by least squares over
+seconds = constant + a * decodes + b * prefill tokens + c * query-key pairs of the prefill
++ d * tokens whose KV is read + e * block moves, fitted by least squares of the relative error over
 about the last 200 steps, no coefficient below zero. Knows nothing of clocks or requests.
 """
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 
 # Weights of older steps sum to 1 / (1 - decay) = 200 steps.
 _DECAY = 0.995
@@ -11,6 +17,48 @@ _NUM_SWEEPS = 4
 # One step that stalled (a page fault storm, a suspended machine) must not spoil the next 200.
 _MAX_SURPRISE = 10.0
 _NUM_TRUSTED_STEPS = 20
+_MIN_STEP_S = 1e-5
+_NUM_FEATURES = 6
+_CONSTANT, _DECODES, _TOKENS, _PAIRS, _READS, _MOVES = range(_NUM_FEATURES)
+# Share of the newest step in the running mean of context lengths.
+_MEAN_SHARE = 0.05
+
+
+@dataclass(slots=True)
+class StepWork:
+    """What a step computes."""
+
+    num_decodes: int = 0
+    num_prefill_tokens: int = 0
+    num_prefill_pairs: float = 0.0
+    """Keys that the prefill tokens look at, summed over them."""
+    num_decode_reads: int = 0
+    """Tokens whose KV is read for decodes: all that a sequence has, for each."""
+    num_prefill_reads: int = 0
+    """The same for chunks of prefill: read once for all tokens of a chunk."""
+    num_moves: int = 0
+
+    def add_decode(self, num_computed: int) -> None:
+        """Add a sequence that decodes behind `num_computed` tokens."""
+        self.num_decodes += 1
+        self.num_decode_reads += num_computed
+
+    def add_chunk(self, num_tokens: int, num_computed: int) -> None:
+        """Add `num_tokens` of prefill behind `num_computed` tokens of the same sequence."""
+        self.num_prefill_tokens += num_tokens
+        self.num_prefill_pairs += _num_pairs(num_tokens, num_computed)
+        self.num_prefill_reads += num_computed
+
+    def features(self) -> tuple[float, ...]:
+        """What the seconds are a linear function of."""
+        return (
+            1.0,
+            float(self.num_decodes),
+            float(self.num_prefill_tokens),
+            self.num_prefill_pairs,
+            float(self.num_decode_reads + self.num_prefill_reads),
+            float(self.num_moves),
+        )
 
 
 class StepTimeFit:
@@ -18,33 +66,64 @@ class StepTimeFit:
 
     def __init__(self) -> None:
         # Decayed normal equations: _products[i][j] sums x_i * x_j, _targets[i] sums x_i * y.
-        self._products = [[0.0] * 3 for _ in range(3)]
-        self._targets = [0.0] * 3
-        self._coefficients = [0.0] * 3
+        self._products = [[0.0] * _NUM_FEATURES for _ in range(_NUM_FEATURES)]
+        self._targets = [0.0] * _NUM_FEATURES
+        self._coefficients = [0.0] * _NUM_FEATURES
         self._num_steps = 0
+        self._mean_prefill_context = 0.0
+        self._mean_decode_context = 0.0
 
     @property
     def coefficients(self) -> tuple[float, float, float]:
-        """Seconds: constant, per decoding sequence, per prefill token."""
-        constant, per_sequence, per_token = self._coefficients
-        return constant, per_sequence, per_token
+        """Seconds: constant, per decoding sequence, per prefill token, at their usual contexts."""
+        constant, per_decode, per_token, per_pair, per_read, _ = self._coefficients
+        per_decode += per_read * self._mean_decode_context
+        return constant, per_decode, per_token + per_pair * self._mean_prefill_context
 
-    def predict(self, num_decodes: int, num_prefill_tokens: int) -> float:
+    @property
+    def move_s(self) -> float:
+        """Seconds to move a block; 0 before anything was moved."""
+        return self._coefficients[_MOVES]
+
+    def predict(self, work: StepWork) -> float:
         """Return the expected seconds of a step."""
-        constant, per_sequence, per_token = self._coefficients
-        return constant + per_sequence * num_decodes + per_token * num_prefill_tokens
+        return sum(map(float.__mul__, self._coefficients, work.features()))
 
-    def observe(self, num_decodes: int, num_prefill_tokens: int, seconds: float) -> None:
+    def prefill_s(self, num_tokens: int, num_computed: int = 0) -> float:
+        """Return the seconds that a chunk adds to a step."""
+        _, _, per_token, per_pair, per_read, _ = self._coefficients
+        pairs = _num_pairs(num_tokens, num_computed)
+        return per_token * num_tokens + per_pair * pairs + per_read * num_computed
+
+    def tokens_within(self, seconds: float, num_computed: int) -> float:
+        """Return how many tokens, behind `num_computed` of them, a chunk of so long has."""
+        if math.isinf(seconds):
+            return math.inf
+        per_token = self._coefficients[_TOKENS] + self._coefficients[_PAIRS] * num_computed
+        seconds = max(0.0, seconds - self._coefficients[_READS] * num_computed)
+        # In this form nothing cancels, however small the share of the pairs is.
+        root = math.sqrt(per_token * per_token + 2 * self._coefficients[_PAIRS] * seconds)
+        return 2 * seconds / (per_token + root) if per_token + root > 0 else math.inf
+
+    def observe(self, work: StepWork, seconds: float) -> None:
         """Learn from one step."""
         if self._num_steps >= _NUM_TRUSTED_STEPS:
-            expected = self.predict(num_decodes, num_prefill_tokens)
+            expected = self.predict(work)
             if expected > 0:
                 seconds = min(seconds, _MAX_SURPRISE * expected)
         self._num_steps += 1
-        features = (1.0, float(num_decodes), float(num_prefill_tokens))
+        if work.num_prefill_tokens:
+            context = work.num_prefill_pairs / work.num_prefill_tokens
+            self._mean_prefill_context += _MEAN_SHARE * (context - self._mean_prefill_context)
+        if work.num_decodes:
+            context = work.num_decode_reads / work.num_decodes
+            self._mean_decode_context += _MEAN_SHARE * (context - self._mean_decode_context)
+        # A long step must not count for more than a short one of the same relative error.
+        weight = max(seconds, _MIN_STEP_S) ** -2
+        features = work.features()
         for i, row in enumerate(self._products):
-            feature = features[i]
-            for j in range(3):
+            feature = features[i] * weight
+            for j in range(_NUM_FEATURES):
                 row[j] = row[j] * _DECAY + feature * features[j]
             self._targets[i] = self._targets[i] * _DECAY + feature * seconds
         for _ in range(_NUM_SWEEPS):
@@ -55,6 +134,26 @@ class StepTimeFit:
         coefficients = self._coefficients
         for i, row in enumerate(self._products):
             if row[i] > 0:
-                fitted = sum(a * b for a, b in zip(row, coefficients, strict=True))
+                fitted = sum(map(float.__mul__, row, coefficients))
                 gap = (self._targets[i] - fitted) / row[i]
                 coefficients[i] = max(0.0, coefficients[i] + gap)
+
+
+def work_of_chunks(lengths: Sequence[int], num_computed: Sequence[int] = ()) -> StepWork:
+    """Return the work of a step that computes `lengths` tokens of each sequence.
+
+    Args:
+        lengths: 1 is a decode.
+        num_computed: tokens that each has computed before; left out, none.
+    """
+    work = StepWork()
+    for length, computed in zip_longest(lengths, num_computed, fillvalue=0):
+        if length == 1:
+            work.add_decode(computed)
+        else:
+            work.add_chunk(length, computed)
+    return work
+
+
+def _num_pairs(num_tokens: int, num_computed: int) -> float:
+    return num_tokens * (num_computed + 0.5 * num_tokens)

@@ -2,10 +2,13 @@
 
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from engine.batch import Batch, SampledToken, ScheduledRequest
+from engine.block_move import BlockMove, MoveKind
 from engine.output import TokenLogprob
+from engine.output_length import OutputLengths
 from engine.request import GenerateRequest, Request
 
 _MODULUS = (1 << 61) - 1
@@ -24,6 +27,12 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
+
+
+def expect_short_outputs(lengths: OutputLengths) -> None:
+    """Make the forecast so hopeful that requests are admitted which cannot all end."""
+    for _ in range(2000):
+        lengths.observe(1)
 
 
 class FakeModel:
@@ -74,6 +83,7 @@ class FakeExecutor:
         block_size: int,
         *,
         vocab_size: int = 1000,
+        num_host_blocks: int = 0,
         on_execute: Callable[[Batch], None] | None = None,
     ) -> None:
         self.model = FakeModel(vocab_size)
@@ -84,6 +94,8 @@ class FakeExecutor:
         self._block_size = block_size
         self._on_execute = on_execute
         self._cache: list[list[int | None]] = [[None] * block_size for _ in range(num_blocks)]
+        self._host: list[list[int | None]] = [[None] * block_size for _ in range(num_host_blocks)]
+        self.num_moves = Counter[MoveKind]()
         self._true_states: dict[Request, list[int]] = {}
 
     @property
@@ -91,12 +103,19 @@ class FakeExecutor:
         """KV blocks of the simulated cache."""
         return self._num_blocks
 
+    @property
+    def num_host_blocks(self) -> int:
+        """Blocks of the simulated host tier."""
+        return len(self._host)
+
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Compute the batch; AssertionError names what the scheduler did wrong."""
         if self._on_execute is not None:
             self._on_execute(batch)
         check_batch_order(batch)
         self._check_no_slot_is_written_twice(batch)
+        for move in batch.moves:
+            self._move(move)
         self.num_steps += 1
         self.num_computed_tokens += batch.num_tokens
         return [self._run(scheduled) for scheduled in batch.requests]
@@ -105,6 +124,12 @@ class FakeExecutor:
         """Note that it was called, and that it was called once."""
         assert not self.is_shut_down
         self.is_shut_down = True
+
+    def _move(self, move: BlockMove) -> None:
+        self.num_moves[move.kind] += 1
+        come_from = self._host if move.kind is MoveKind.RESTORE else self._cache
+        go_to = self._host if move.kind is MoveKind.SAVE else self._cache
+        go_to[move.target] = list(come_from[move.source])
 
     def _check_no_slot_is_written_twice(self, batch: Batch) -> None:
         written = [

@@ -12,7 +12,7 @@ from engine.errors import InvalidRequest, Overloaded, PromptTooLong
 from engine.output import FinishReason, TokenOutput
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
-from engine.step_time import StepTimeFit
+from engine.step_time import StepTimeFit, StepWork
 from tests.fakes import FakeClock, FakeExecutor
 
 VOCAB = 100
@@ -312,9 +312,9 @@ def test_step_time_fit_is_learned_from_the_clock() -> None:
 def test_step_time_fit_survives_one_stall_and_stays_positive() -> None:
     fit = StepTimeFit()
     for i in range(400):
-        fit.observe(i % 50, 3 * (i % 7), 0.02)
-    fit.observe(8, 0, 600.0)
-    assert fit.predict(8, 0) == pytest.approx(0.02, rel=0.2)
+        fit.observe(StepWork(i % 50, 3 * (i % 7)), 0.02)
+    fit.observe(StepWork(8), 600.0)
+    assert fit.predict(StepWork(8)) == pytest.approx(0.02, rel=0.2)
     assert all(coefficient >= 0 for coefficient in fit.coefficients)
 
 

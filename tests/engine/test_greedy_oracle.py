@@ -74,6 +74,7 @@ class FewBlocks:
     def __init__(self, executor: Executor, num_blocks: int) -> None:
         self._executor = executor
         self.num_blocks = num_blocks
+        self.num_host_blocks = 0
 
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         return self._executor.execute(batch)

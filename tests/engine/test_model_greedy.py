@@ -1,6 +1,7 @@
 """Greedy tokens of the whole engine against transformers in float32."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from engine.build import build_core
 from engine.parallel import TensorParallel
 from tests.engine.generation import generate, generate_once, small_config
+from tests.fakes import expect_short_outputs
 from tests.oracle import CHECKPOINTS, ReferenceModel, assert_same_greedy, make_checkpoint
 
 NUM_TOKENS = 24
@@ -44,20 +46,25 @@ def test_greedy_tokens_equal_transformers_for_every_architecture(name: str, tmp_
         {"block_size": 1},
         # 40 blocks of 4 tokens for 7 sequences that grow to 266 tokens: preemption is certain.
         {"kv_cache_bytes": 40 * 1536, "max_model_len": 64},
+        {"kv_cache_bytes": 40 * 1536, "max_model_len": 64, "host_kv_bytes": 400 * 1536},
+        {"preset": "throughput"},
+        {"preset": "interactive", "max_num_batched_tokens": 16},
         {"enable_prefix_caching": False},
     ],
     ids=str,
 )
 def test_greedy_tokens_do_not_depend_on_how_they_are_scheduled(
-    name: str, changes: dict[str, int], tmp_path: Path
+    name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = make_checkpoint(tmp_path, name)
     core = build_core(small_config(folder, **changes), TensorParallel.single())
+    expect_short_outputs(core._scheduler._lengths)
 
     token_ids = generate(core, prompts(), NUM_TOKENS)
 
     assert_equal_to_transformers(folder, token_ids)
     snapshot = core.snapshot()
+    assert (snapshot.num_used_host_blocks > 0) == ("host_kv_bytes" in changes)
     assert snapshot.num_usable_blocks == snapshot.num_blocks
     assert (snapshot.num_preemptions > 0) == ("kv_cache_bytes" in changes)
     core.shutdown()

@@ -6,7 +6,7 @@ every output with the oracle, which knows neither batches nor blocks.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from engine.batch import Batch
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Preset
 from engine.core import EngineCore
 from engine.errors import InvalidRequest, Overloaded
 from engine.output import FinishReason, TokenOutput
 from engine.request import GenerateRequest, Request, RequestStatus
 from engine.sampling_params import SamplingParams
-from tests.fakes import FakeExecutor
+from tests.fakes import FakeClock, FakeExecutor, expect_short_outputs
 
 VOCAB = 40
 EOS = frozenset({3})
 MAX_MODEL_LEN = 96
+# Preemption computes tokens again, but only so often.
+MAX_WASTE = 5
 
 sizes = st.fixed_dictionaries(
     {
@@ -36,6 +38,9 @@ sizes = st.fixed_dictionaries(
         "max_num_seqs": st.integers(1, 6),
         "max_num_waiting": st.integers(4, 12),
         "enable_prefix_caching": st.booleans(),
+        "num_host_blocks": st.sampled_from([0, 0, 1, 3, 20]),
+        "preset": st.sampled_from(list(Preset)),
+        "is_hopeful": st.booleans(),
     }
 )
 # Few different prompts that share long beginnings, so that blocks are shared all the time.
@@ -46,9 +51,18 @@ prompts = st.builds(
     st.lists(st.integers(0, VOCAB - 1), max_size=3),
 )
 asks = st.builds(
-    lambda prompt, salt, **params: (prompt, salt, SamplingParams(**params)),
+    lambda prompt, salt, priority, deadline_s, **params: GenerateRequest(
+        request_id="",
+        prompt_token_ids=prompt,
+        params=SamplingParams(**params),
+        cache_salt=salt,
+        priority=priority,
+        deadline_s=deadline_s,
+    ),
     prompts,
     st.sampled_from(["", "", "tenant"]),
+    st.sampled_from([0, 0, 0, 1, -1]),
+    st.sampled_from([None] * 7 + [0.2]),
     n=st.sampled_from([1, 1, 1, 2, 3]),
     max_tokens=st.none() | st.integers(1, 40),
     seed=st.integers(0, 1),
@@ -62,7 +76,7 @@ class Choice:
 
     expected: list[int]
     cost: int
-    """Tokens its computation takes at most: bounds the steps it may need as the oldest."""
+    """Tokens that its computation takes where nothing is lost."""
     received: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -72,18 +86,29 @@ class Paging(RuleBasedStateMachine):
 
     @initialize(sizes=sizes)
     def start(self, sizes: dict[str, Any]) -> None:
+        num_host_blocks = sizes.pop("num_host_blocks") if sizes["enable_prefix_caching"] else 0
+        sizes.pop("num_host_blocks", None)
+        is_hopeful = sizes.pop("is_hopeful")
         num_blocks = max(1, sizes.pop("num_cache_tokens") // sizes["block_size"])
         config = EngineConfig(model_path=Path("unused"), model_name="fake", **sizes)
         self.executor = FakeExecutor(
-            num_blocks, config.block_size, vocab_size=VOCAB, on_execute=self.check_writes
+            num_blocks,
+            config.block_size,
+            vocab_size=VOCAB,
+            num_host_blocks=num_host_blocks,
+            on_execute=self.check_writes,
         )
+        self.clock = FakeClock()
         self.core = EngineCore(
             config,
             self.executor,
             max_model_len=MAX_MODEL_LEN,
             eos_token_ids=EOS,
             vocab_size=VOCAB,
+            clock=self.clock,
         )
+        if is_hopeful:
+            expect_short_outputs(self.core._scheduler._lengths)
         self.config = config
         self.pool = self.core._pool
         self.capacity = min(MAX_MODEL_LEN, num_blocks * config.block_size)
@@ -92,17 +117,10 @@ class Paging(RuleBasedStateMachine):
         self.num_added = 0
 
     @rule(asks=st.lists(asks, min_size=1, max_size=4))
-    def add(self, asks: list[tuple[list[int], str, SamplingParams]]) -> None:
-        for prompt, salt, params in asks:
+    def add(self, asks: list[GenerateRequest]) -> None:
+        for ask in asks:
             self.num_added += 1
-            self.add_one(
-                GenerateRequest(
-                    request_id=str(self.num_added),
-                    prompt_token_ids=prompt,
-                    params=params,
-                    cache_salt=salt,
-                )
-            )
+            self.add_one(replace(ask, request_id=str(self.num_added)))
 
     def add_one(self, request: GenerateRequest) -> None:
         prompt = request.prompt_token_ids
@@ -144,9 +162,9 @@ class Paging(RuleBasedStateMachine):
             self.blocks_are_conserved()
 
     def run_until_idle(self) -> None:
-        """Nothing starves: the oldest computes a token each step, whatever the others do."""
+        """Nothing starves: the first by rank gets on, whatever the others do."""
         live = [c for c in self.choices.values() if c.finish_reason is None]
-        for _ in range(sum(choice.cost for choice in live)):
+        for _ in range(MAX_WASTE * sum(choice.cost for choice in live)):
             if not self.core.has_work:
                 break
             self.receive(self.core.step().outputs)
@@ -161,14 +179,11 @@ class Paging(RuleBasedStateMachine):
             self.run_until_idle()
 
     @invariant()
-    def running_are_older_than_waiting(self) -> None:
-        """What makes starvation impossible, with the scheduler's docstring."""
+    def queued_tokens_are_counted(self) -> None:
         scheduler = self.core._scheduler
-        arrivals = [r.arrival for r in (*scheduler._running, *scheduler._waiting)]
-        assert arrivals == sorted(arrivals)
-        gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._running]
-        assert all(gap == 1 for gap in gaps[:-1])
-        known = sum(r.num_tokens for r in scheduler._waiting) + sum(g for g in gaps if g > 1)
+        gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._prefilling]
+        assert all(r.num_tokens - r.num_computed_tokens == 1 for r in scheduler._decoding)
+        known = sum(r.num_tokens for r in scheduler._waiting) + sum(gaps)
         assert self.core.snapshot().num_queued_prefill_tokens == known
 
     @invariant()
@@ -186,6 +201,7 @@ class Paging(RuleBasedStateMachine):
 
     def check_writes(self, batch: Batch) -> None:
         """A block about to be written has one holder and is in nobody's prefix."""
+        self.clock.advance(0.001 + 0.0005 * batch.num_tokens + 0.0001 * len(batch.moves))
         assert batch.num_tokens <= self.config.max_num_batched_tokens
         assert len(batch.requests) <= self.config.max_num_seqs
         for scheduled in batch.requests:

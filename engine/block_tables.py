@@ -1,0 +1,158 @@
+"""Gives requests their KV blocks and takes them back: prefix cache, host tier, growth, fork.
+
+Between the scheduler, which knows who runs, and the block pool, which knows no requests.
+"""
+
+from engine.block_pool import BlockPool
+from engine.prefix_hash import block_hashes, root_hash
+from engine.request import Request
+
+
+class BlockTables:
+    """The block lists of all requests of one engine."""
+
+    def __init__(self, pool: BlockPool, model_name: str) -> None:
+        self._pool = pool
+        self._block_size = pool.block_size
+        self._model_name = model_name
+        # Blocks that a running request is about to compute, by hash: who comes for them waits.
+        self._coming: dict[bytes, Request] = {}
+
+    def extend_hashes(self, request: Request) -> None:
+        """Hash the blocks that have become full."""
+        if self._pool.enable_prefix_caching:
+            known = request.block_hashes
+            parent = known[-1] if known else root_hash(self._model_name, request.cache_salt)
+            known += block_hashes(parent, request.token_ids, self._block_size, len(known))
+
+    def num_cached_tokens(self, request: Request) -> int:
+        """Count the tokens that the prefix cache could give a request now."""
+        hashes = request.block_hashes[: self._num_shareable_blocks(request)]
+        return self._pool.count_cached(hashes) * self._block_size
+
+    def is_coming(self, request: Request) -> bool:
+        """Whether the next thing it needs is being computed for another request right now.
+
+        Then waiting saves that work: the first block it misses is another's, or it is a choice
+        whose prompt another choice of the same request has not finished.
+        """
+        leader = self._leader(request)
+        if leader is not None:
+            return leader.num_computed_tokens < request.num_prompt_tokens - 1
+        if not self._coming:
+            return False
+        hashes = request.block_hashes[: self._num_shareable_blocks(request)]
+        num_cached = self._pool.count_cached(hashes)
+        return num_cached < len(hashes) and hashes[num_cached] in self._coming
+
+    def take_prefix(self, request: Request) -> None:
+        """Give a request without blocks what others hold or left behind of its tokens."""
+        leader = self._leader(request)
+        if leader is not None and leader.num_computed_tokens >= request.num_tokens - 1:
+            self._pool.share(leader.block_ids[: self._num_shareable_blocks(request)])
+            request.block_ids += leader.block_ids[: self._num_shareable_blocks(request)]
+        else:
+            hashes = request.block_hashes[: self._num_shareable_blocks(request)]
+            request.block_ids += self._pool.lookup(hashes)
+        ref_count = self._pool.ref_count
+        request.num_shared_blocks = sum(ref_count(block) > 1 for block in request.block_ids)
+        request.num_computed_tokens = len(request.block_ids) * self._block_size
+
+    def start(self, request: Request) -> None:
+        """Bring back from the host what `take_prefix` did not find, or copy a sibling's last block.
+
+        There must be room for all tokens the request has.
+        """
+        leader = self._leader(request)
+        num_shareable = self._num_shareable_blocks(request)
+        if leader is not None and leader.num_computed_tokens >= request.num_tokens - 1:
+            self._fork_last_block(request, leader)
+        elif self._pool.host is not None and self._pool.host.is_worth_it:
+            self._restore(request, num_shareable)
+        self._claim(request, num_shareable)
+
+    def num_lacking(self, request: Request, num_tokens: int) -> int:
+        """Blocks it needs besides its own to hold `num_tokens`."""
+        return -(-num_tokens // self._block_size) - len(request.block_ids)
+
+    def grow(self, request: Request, num_tokens: int) -> None:
+        """Give it blocks to hold `num_tokens`; there must be enough."""
+        block_ids = self._pool.allocate(self.num_lacking(request, num_tokens))
+        assert block_ids is not None, "room was checked before"
+        request.block_ids += block_ids
+
+    def register(self, request: Request, num_computed_before: int) -> None:
+        """Offer the blocks that a step has filled to the prefix cache."""
+        first = num_computed_before // self._block_size
+        end = request.num_computed_tokens // self._block_size
+        if first == end or not self._pool.enable_prefix_caching:
+            return
+        if len(request.block_hashes) < end:
+            self.extend_hashes(request)
+        for block_id, block_hash in zip(
+            request.block_ids[first:end], request.block_hashes[first:end], strict=True
+        ):
+            self._pool.register(block_id, block_hash)
+            if self._coming.get(block_hash) is request:
+                del self._coming[block_hash]
+
+    def release(self, request: Request, keep: bool = False) -> None:
+        """Take all its blocks back. `keep`: it will come back for them."""
+        if self._coming:
+            for block_hash in request.block_hashes:
+                if self._coming.get(block_hash) is request:
+                    del self._coming[block_hash]
+        self._pool.free(request.block_ids, keep)
+        request.block_ids.clear()
+        request.num_computed_tokens = 0
+        request.num_shared_blocks = 0
+
+    def num_own_blocks(self, request: Request) -> int:
+        """Count the blocks that nobody else holds."""
+        ref_count = self._pool.ref_count
+        return sum(ref_count(block_id) == 1 for block_id in request.block_ids)
+
+    def _num_shareable_blocks(self, request: Request) -> int:
+        # The last known token is always computed: its logits give the next one.
+        return (request.num_tokens - 1) // self._block_size
+
+    def _fork_last_block(self, request: Request, leader: Request) -> None:
+        """Copy the block that both will write to, as far as it is the same prompt."""
+        num_common = request.num_tokens - 1
+        if num_common % self._block_size:
+            index = num_common // self._block_size
+            self.grow(request, num_common)
+            self._pool.copy(leader.block_ids[index], request.block_ids[index])
+            request.num_computed_tokens = num_common
+
+    def _restore(self, request: Request, num_shareable: int) -> None:
+        host = self._pool.host
+        assert host is not None
+        while (index := len(request.block_ids)) < num_shareable:
+            block_hash = request.block_hashes[index]
+            if found := self._pool.lookup([block_hash]):
+                request.block_ids += found
+                request.num_computed_tokens = len(request.block_ids) * self._block_size
+                continue
+            if block_hash not in host:
+                return
+            # Taking a block may push another one out of the host: it is looked for afterwards.
+            self.grow(request, (index + 1) * self._block_size)
+            if not self._pool.restore(block_hash, request.block_ids[index]):
+                return
+            request.num_computed_tokens = len(request.block_ids) * self._block_size
+
+    def _claim(self, request: Request, num_shareable: int) -> None:
+        first = request.num_computed_tokens // self._block_size
+        for block_hash in request.block_hashes[first:num_shareable]:
+            self._coming.setdefault(block_hash, request)
+
+    def _leader(self, request: Request) -> Request | None:
+        """Return the choice of the same request that runs and computes, or has, the prompt.
+
+        None where computing it again takes no longer than waiting for it.
+        """
+        if request.num_output_tokens or request.num_tokens <= self._block_size:
+            return None
+        running = (s for s in request.siblings if s is not request and s.block_ids)
+        return next(running, None)

@@ -1,0 +1,47 @@
+"""How much prefill a step may hold beside the decodes it runs.
+
+Whoever streams waits for the whole step, so prefill is given a share of its time, not a number of
+tokens: with a share s a step lasts 1 / (1 - s) times as long as it would without prefill.
+"""
+
+import math
+from collections.abc import Sequence
+
+from engine.config import Preset
+from engine.request import Request
+from engine.step_time import StepTimeFit, StepWork
+
+# 1 / (1 - 0.4) = 1.67: a long prompt stretches the gaps between tokens by two thirds.
+_SHARE = 0.4
+# Who waits sees nothing yet, who streams sees slower text: one of those weighs as four of these.
+_WEIGHT_OF_WAITING = 4
+
+
+class StepBudget:
+    """Limits prefill by what the preset wants."""
+
+    def __init__(self, preset: Preset, step_time: StepTimeFit) -> None:
+        self._preset = preset
+        self._step_time = step_time
+
+    def prefill_s(self, decodes: Sequence[Request], num_prefills: int) -> float:
+        """Return the seconds that prefill may add to a step.
+
+        Args:
+            decodes: sequences that get a token in this step.
+            num_prefills: requests that still have a prompt to compute, waiting ones included.
+        """
+        num_decodes = len(decodes)
+        if not num_decodes or self._preset == Preset.THROUGHPUT:
+            return math.inf
+        share = _SHARE
+        if self._preset == Preset.BALANCED and num_prefills > 1:
+            # Besides the one that is served, who waits counts too.
+            num_behind = _WEIGHT_OF_WAITING * (num_prefills - 1)
+            share = max(share, num_behind / (num_behind + num_decodes))
+        num_reads = sum(request.num_computed_tokens for request in decodes)
+        work = StepWork(num_decodes=num_decodes, num_decode_reads=num_reads)
+        decode_s = self._step_time.predict(work)
+        if decode_s <= 0:
+            return math.inf  # nothing learned yet
+        return decode_s * share / (1 - share)
