@@ -30,6 +30,7 @@ class AppArgs(BaseModel):
     """Where every node keeps the models it fetched."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["w8a8"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when the Ray cluster has a GPU."""
     block_size: int = 16
@@ -108,6 +109,7 @@ class AppArgs(BaseModel):
             model_path=model_path or Path(self.model),
             model_name=self.model_name,
             dtype=self.dtype,
+            quantization=self.quantization,
             device=device,
             block_size=self.block_size,
             kv_cache_bytes=self.kv_cache_bytes,

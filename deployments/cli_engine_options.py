@@ -61,6 +61,17 @@ class EngineOptions:
     dtype: Annotated[
         Dtype, option("Model", "--dtype", help="Type of weights and KV cache; auto: the fastest.")
     ] = default("dtype")
+    quantization: Annotated[
+        Literal["w8a8"] | None,
+        option(
+            "Model",
+            "--quantization",
+            "-q",
+            "--quantize",
+            help="w8a8: int8 weights and inputs of products, for float32 on CPU.",
+            show_default="as stored",
+        ),
+    ] = default("quantization")
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         option("Model", "--device", help="auto: cuda when the Ray cluster has a GPU."),

@@ -12,7 +12,7 @@ from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.determinism import check_deterministic
-from engine.device import choose_device, choose_dtype, set_num_threads
+from engine.device import choose_device, choose_dtype, choose_packing, set_num_threads
 from engine.errors import InvalidConfig
 from engine.input_batch import InputBatch
 from engine.kv_cache import (
@@ -113,6 +113,7 @@ def build_runner(
         check_parallel_size(model, group.size)
     dtype = choose_dtype(config, model, device)
     check_deterministic(config, model, device, dtype)
+    packing = choose_packing(config, device, dtype)
     set_num_threads(config, device, dtype)
     threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with (
@@ -120,7 +121,7 @@ def build_runner(
         threads.placed(),
         Checkpoint(config.model_path) as checkpoint,
     ):
-        decoder = load_decoder(checkpoint, model, group, device, dtype, report)
+        decoder = load_decoder(checkpoint, model, group, device, dtype, packing, report)
     with clock.phase("allocate KV cache"), threads.placed():
         memory = _plan_memory(config, model, decoder, group, dtype, device)
         geometry = attention_geometry(

@@ -30,6 +30,8 @@ class EngineConfig:
     """Name that requests use; part of the prefix-cache root hash."""
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16; auto: what is fastest on the device."""
+    quantization: str | None = None
+    """w8a8: matrices are kept and multiplied as int8, in float32 on CPU; None: as stored."""
     device: str = "auto"
     """auto, cpu or cuda."""
     block_size: int = 16
@@ -62,6 +64,10 @@ class EngineConfig:
         if not 1 <= size <= MAX_BLOCK_SIZE or size & (size - 1):
             raise InvalidConfig(
                 f"block size is {size}.", f"Use a power of two from 1 to {MAX_BLOCK_SIZE}."
+            )
+        if self.quantization not in (None, "w8a8"):
+            raise InvalidConfig(
+                f"quantization is {self.quantization!r}.", "Use w8a8, or leave it out."
             )
         if self.preset not in tuple(Preset):
             raise InvalidConfig(f"preset is '{self.preset}'.", f"Use one of {', '.join(Preset)}.")

@@ -6,7 +6,8 @@ from engine.config import EngineConfig
 from engine.errors import InvalidConfig
 from engine.host import available_cores
 from engine.model_config import ModelConfig
-from kernels import native_library
+from kernels import native_library, ops
+from kernels.weights import Packing
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,6 +41,21 @@ def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device)
     # Without bfloat16 instructions torch emulates them, many times slower than float32.
     has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def choose_packing(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Packing:
+    """Return how matrices are kept. Raises InvalidConfig when they cannot be, as asked for."""
+    if config.quantization is None:
+        return ops.choose_packing(dtype, device)
+    if not ops.can_quantize(dtype, device):
+        name = str(dtype).removeprefix("torch.")
+        raise InvalidConfig(
+            f"Quantization {config.quantization} needs the compiled CPU kernels, and they do not "
+            f"run here: {device.type}, {name}.",
+            "Use --device cpu --dtype float32 and install PageRay on a machine with a C++ "
+            "compiler, or leave the quantization out.",
+        )
+    return Packing.INT8_PANELS
 
 
 def set_num_threads(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> None:

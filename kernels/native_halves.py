@@ -12,7 +12,6 @@ from kernels.weights import (
     FeedForwardWeights,
     LinearWeight,
     NormWeight,
-    Packing,
     SelfAttentionWeights,
 )
 
@@ -42,7 +41,7 @@ def find_feed_forward(
 
 
 def _can_chain(norm: NormWeight, *matrices: LinearWeight) -> bool:
-    is_packed = all(matrix.packing is Packing.PANELS for matrix in matrices)
+    is_packed = all(matrix.packing.is_native for matrix in matrices)
     return is_packed and can_run(len(norm.weight), norm.weight.dtype)
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import torch
 
 _MODULES = {"AVX512": "kernels._native_avx512", "AVX2": "kernels._native_avx2"}
-_INTERFACE_VERSION = 2  # of kernels/native; a call with wrong arguments would end the process
+_INTERFACE_VERSION = 3  # of kernels/native; a call with wrong arguments would end the process
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "set_num_threads": [_COUNT],

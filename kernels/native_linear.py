@@ -21,32 +21,23 @@ def can_pack(dtype: torch.dtype) -> bool:
     return can_run(0, dtype)
 
 
-def pack(weight: Tensor, bias: Tensor | None) -> LinearWeight:
-    """Pack a matrix [out, in] of any float dtype; bfloat16 stays what it is, others get wider.
+def pack(weight: Tensor, bias: Tensor | None, packing: Packing) -> LinearWeight:
+    """Pack a matrix [out, in] of any float dtype; the packed copy replaces the original.
 
-    A bfloat16 is the upper half of a float32: it multiplies exactly as if it had been widened
-    before, and takes half the memory. The packed copy replaces the original.
+    PANELS keep bfloat16 and widen others: it is the upper half of a float32, so it multiplies
+    exactly as if it had been widened before, and takes half the memory.
     """
     panel = 2 * native_library().num_lanes()
-    return LinearWeight(
-        _pack_panels(_pad(weight, panel)),
-        None if bias is None else _pad(bias.float(), panel),
-        num_inputs=weight.shape[1],
-        num_outputs=len(weight),
-        packing=Packing.PANELS,
-    )
+    bias = None if bias is None else _pad(bias.float(), panel)
+    num_outputs, num_inputs = weight.shape
+    return _pack_panels(_pad(weight, panel), bias, num_inputs, num_outputs, packing, is_gated=False)
 
 
-def pack_gated(weight: Tensor, bias: Tensor | None) -> LinearWeight:
+def pack_gated(weight: Tensor, bias: Tensor | None, packing: Packing) -> LinearWeight:
     """Pack [gates + ups, in]: in each panel as many gates, and the ups that go with them."""
-    return LinearWeight(
-        _pack_panels(_pair_gates(weight)),
-        None if bias is None else _pair_gates(bias.float()),
-        num_inputs=weight.shape[1],
-        num_outputs=len(weight) // 2,
-        packing=Packing.PANELS,
-        is_gated=True,
-    )
+    bias = None if bias is None else _pair_gates(bias.float())
+    num_outputs, num_inputs = len(weight) // 2, weight.shape[1]
+    return _pack_panels(_pair_gates(weight), bias, num_inputs, num_outputs, packing, is_gated=True)
 
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
@@ -61,14 +52,41 @@ def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     return y
 
 
-def _pack_panels(rows: Tensor) -> Tensor:
-    """Lay out [panels * 2 * lanes, in] as kernels/native/linear.cpp reads it."""
-    if rows.dtype != torch.bfloat16:
+def _pack_panels(
+    rows: Tensor,
+    bias: Tensor | None,
+    num_inputs: int,
+    num_outputs: int,
+    packing: Packing,
+    *,
+    is_gated: bool,
+) -> LinearWeight:
+    """Lay out [panels * 2 * lanes, in] as kernels/native reads it."""
+    scales = None
+    if packing is Packing.INT8_PANELS:
+        rows, scales = _quantize(rows)
+        # As many inputs as the kernel has when it has filled its vectors.
+        rows = _pad(rows.T, native_library().num_lanes()).T
+    elif rows.dtype != torch.bfloat16:
         rows = rows.float()
-    # [panels, low or high half, lanes, in]: bfloat16 pairs the halves within each lane.
-    halves = rows.view(-1, 2, native_library().num_lanes(), rows.shape[1])
-    ordered = halves.permute((0, 3, 2, 1) if rows.dtype == torch.bfloat16 else (0, 3, 1, 2))
-    return prefer_huge_pages(torch.empty(ordered.shape, dtype=rows.dtype)).copy_(ordered)
+    # [panels, low or high half, lanes, in]
+    halves = rows.unflatten(0, (-1, 2, native_library().num_lanes()))
+    if packing is Packing.INT8_PANELS:
+        ordered = halves.unflatten(3, (-1, 2)).permute(0, 3, 1, 2, 4)
+    elif rows.dtype == torch.bfloat16:  # pairs the halves within each lane
+        ordered = halves.permute(0, 3, 2, 1)
+    else:
+        ordered = halves.permute(0, 3, 1, 2)
+    panels = prefer_huge_pages(torch.empty(ordered.shape, dtype=rows.dtype)).copy_(ordered)
+    return LinearWeight(panels, bias, num_inputs, num_outputs, packing, is_gated, scales)
+
+
+def _quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Round rows [out, in] to int8 multiples of a scale [out] each, the largest to 127 of it."""
+    rows = rows.float()
+    scales = rows.abs().amax(1) / 127
+    rounded = (rows / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round_()
+    return rounded.to(torch.int8), scales
 
 
 def _pair_gates(rows: Tensor) -> Tensor:

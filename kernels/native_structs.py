@@ -11,7 +11,7 @@ from kernels.layout import AttentionGeometry
 from kernels.weights import LinearWeight, NormWeight
 
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
 class Matrix(ctypes.Structure):
@@ -20,6 +20,7 @@ class Matrix(ctypes.Structure):
     _fields_ = (
         ("panels", _POINTER),
         ("bias", _POINTER),
+        ("scales", _POINTER),
         ("num_inputs", _COUNT),
         ("num_outputs", _COUNT),
         ("element", _COUNT),
@@ -32,6 +33,7 @@ class Matrix(ctypes.Structure):
         return cls(
             weight.weight.data_ptr(),
             None if weight.bias is None else weight.bias.data_ptr(),
+            None if weight.scales is None else weight.scales.data_ptr(),
             weight.num_inputs,
             weight.num_outputs,
             _ELEMENTS[weight.weight.dtype],

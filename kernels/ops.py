@@ -74,6 +74,11 @@ def choose_packing(dtype: torch.dtype, device: torch.device) -> Packing:
     return Packing.NONE
 
 
+def can_quantize(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `linear_weight` can pack to INT8_PANELS for inputs of `dtype`."""
+    return device.type == "cpu" and native_linear.can_pack(dtype)
+
+
 def linear_weight(
     weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
 ) -> LinearWeight:
@@ -81,8 +86,8 @@ def linear_weight(
 
     They may come in any float dtype; drop the originals afterwards.
     """
-    if packing is Packing.PANELS:
-        return native_linear.pack(weight, bias)
+    if packing.is_native:
+        return native_linear.pack(weight, bias, packing)
     weight = weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     if packing is Packing.ONEDNN:
@@ -95,8 +100,8 @@ def gated_weight(
     weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
 ) -> LinearWeight:
     """Prepare [2 * ffn, in], gates first, and its bias for `gated_linear`, as `linear_weight`."""
-    if packing is Packing.PANELS:
-        return native_linear.pack_gated(weight, bias)
+    if packing.is_native:
+        return native_linear.pack_gated(weight, bias, packing)
     plain = linear_weight(weight, bias, dtype, packing)
     return replace(plain, num_outputs=plain.num_outputs // 2, is_gated=True)
 
@@ -118,11 +123,11 @@ def gated_linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """Return silu(gate) * up, both of them products of `x`: [T, in] -> [T, ffn]."""
     assert weight.is_gated
     product = _product(x, weight)
-    return product if weight.packing is Packing.PANELS else silu_and_mul(product)
+    return product if weight.packing.is_native else silu_and_mul(product)
 
 
 def _product(x: Tensor, weight: LinearWeight) -> Tensor:
-    if weight.packing is Packing.PANELS:
+    if weight.packing.is_native:
         return native_linear.linear(x, weight)
     if x.device.type == "cpu":
         return cpu_linear.linear(x, weight)

@@ -16,6 +16,13 @@ class Packing(Enum):
     """oneDNN's own blocked layout, see kernels/cpu_linear.py"""
     PANELS = auto()
     """panels of our compiled kernels, see kernels/native/linear.cpp"""
+    INT8_PANELS = auto()
+    """the same, rounded to int8 with a scale for each output, see kernels/native/quantized.cpp"""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is for our compiled kernels."""
+        return self in (Packing.PANELS, Packing.INT8_PANELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,8 @@ class LinearWeight:
     packing: Packing
     is_gated: bool = False
     """Two matrices, gate and up, that give [num_outputs] together; see `ops.gated_linear`."""
+    scales: Tensor | None = None
+    """Of int8: float32, one for each output"""
 
 
 @dataclass(frozen=True, slots=True)

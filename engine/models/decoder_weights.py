@@ -14,7 +14,13 @@ from engine.progress import Report
 from engine.vocabulary import VocabParallelEmbedding, VocabParallelHead
 from engine.weights import Checkpoint
 from kernels import ops
-from kernels.weights import FeedForwardWeights, LinearWeight, NormWeight, SelfAttentionWeights
+from kernels.weights import (
+    FeedForwardWeights,
+    LinearWeight,
+    NormWeight,
+    Packing,
+    SelfAttentionWeights,
+)
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
@@ -29,6 +35,7 @@ def load_decoder(
     group: TensorParallel,
     device: torch.device,
     dtype: torch.dtype,
+    packing: Packing,
     report: Report | None = None,
 ) -> Decoder:
     """Load this rank's share. Raises InvalidModel when the checkpoint is not such a model.
@@ -39,12 +46,13 @@ def load_decoder(
         group: whose rank this is.
         device: where the weights go.
         dtype: what is computed in; matrices may be kept in a smaller one, see `kernels.ops`.
+        packing: how matrices are kept.
         report: told after each layer.
     """
     # A tied model may still carry its head, a copy of the embedding.
     ignored = (*_DERIVED, _HEAD) if model.tie_embeddings else _DERIVED
     checkpoint.check(dict(_expected(model)), ignored)
-    return _Loader(checkpoint, model, group, device, dtype).load(report)
+    return _Loader(checkpoint, model, group, device, dtype, packing).load(report)
 
 
 def local_heads(model: ModelConfig, size: int) -> tuple[int, int]:
@@ -91,13 +99,14 @@ class _Loader:
         group: TensorParallel,
         device: torch.device,
         dtype: torch.dtype,
+        packing: Packing,
     ) -> None:
         self._checkpoint = checkpoint
         self._model = model
         self._group = group
         self._device = device
         self._dtype = dtype
-        self._packing = ops.choose_packing(dtype, device)
+        self._packing = packing
         self._num_kv_heads, self._group_size = local_heads(model, group.size)
 
     def load(self, report: Report | None) -> Decoder:

@@ -6,13 +6,14 @@
 #include <cstdint>
 
 // What a panel of a matrix is made of; linear.cpp tells how it lies.
-enum Element : int64_t { FLOAT32, BFLOAT16 };
+enum Element : int64_t { FLOAT32, BFLOAT16, INT8 };
 
 // A matrix packed into panels. Where it is gated, the outputs of a panel's low half are gates and
 // those of its high half go with them: together they give silu(gate) * other.
 struct Matrix {
   const void* panels;
-  const float* bias;  // [padded outputs, in the panels' order], or null
+  const float* bias;    // [padded outputs, in the panels' order], or null
+  const float* scales;  // the same, of int8; else null
   int64_t num_inputs, num_outputs;
   Element element;
   int64_t is_gated;

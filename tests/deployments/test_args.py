@@ -29,6 +29,7 @@ def test_step_budget_fits_the_device_unless_one_is_given() -> None:
 def test_every_engine_setting_reaches_the_engine() -> None:
     given: dict[str, Any] = {
         "dtype": "bfloat16",
+        "quantization": "w8a8",
         "block_size": 32,
         "kv_cache_bytes": 1 << 20,
         "memory_utilization": 0.5,

@@ -15,6 +15,7 @@ from engine.models.decoder import Decoder
 from engine.models.decoder_weights import load_decoder
 from engine.parallel import TensorParallel
 from engine.weights import Checkpoint
+from kernels.weights import Packing
 from tests.engine.generation import generate_once, small_config
 from tests.oracle import make_checkpoint
 
@@ -99,7 +100,9 @@ def load(folder: Path, rank: int, size: int) -> Decoder:
     model = ModelConfig.from_folder(folder)
     device = choose_device(config)
     with Checkpoint(folder) as checkpoint:
-        return load_decoder(checkpoint, model, TensorParallel(rank, size), device, torch.float32)
+        return load_decoder(
+            checkpoint, model, TensorParallel(rank, size), device, torch.float32, Packing.NONE
+        )
 
 
 def test_a_rank_reads_only_its_own_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
