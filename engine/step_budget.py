@@ -27,10 +27,10 @@ class StepBudget:
             num_decodes: sequences that get a token in this step.
             num_prefills: requests that still have a prompt to compute, waiting ones included.
         """
-        if not num_decodes or self._preset is Preset.THROUGHPUT:
+        if not num_decodes or self._preset == Preset.THROUGHPUT:
             return math.inf
         share = _SHARE
-        if self._preset is Preset.BALANCED and num_prefills > 1:
+        if self._preset == Preset.BALANCED and num_prefills > 1:
             # When many wait, they are who is kept waiting: everybody counts the same. The one
             # that is served waits for nobody.
             num_behind = num_prefills - 1

@@ -16,6 +16,9 @@ _NUM_SWEEPS = 4
 _MAX_SURPRISE = 10.0
 _NUM_TRUSTED_STEPS = 20
 _MIN_STEP_S = 1e-5
+# After so many steps without block moves their price is unknown again. It may have been measured
+# in a bad moment, and where it is too high nothing is moved any more that could correct it.
+_MOVES_REMEMBERED = 1000
 _CONSTANT, _DECODES, _TOKENS, _PAIRS, _MOVES = range(5)
 
 
@@ -54,6 +57,7 @@ class StepTimeFit:
         self._targets = [0.0] * 5
         self._coefficients = [0.0] * 5
         self._num_steps = 0
+        self._num_steps_since_move = 0
         self._mean_context = 0.0
 
     @property
@@ -64,7 +68,7 @@ class StepTimeFit:
 
     @property
     def move_s(self) -> float:
-        """Seconds to move a block; 0 before anything was moved."""
+        """Seconds to move a block; 0 before anything was moved, or long after."""
         return self._coefficients[_MOVES]
 
     def predict(self, work: StepWork) -> float:
@@ -79,11 +83,11 @@ class StepTimeFit:
     def tokens_within(self, seconds: float, num_computed: int) -> float:
         """Return how many tokens, behind `num_computed` of them, a chunk of so long has."""
         per_token = self._coefficients[_TOKENS] + self._coefficients[_PAIRS] * num_computed
-        half_pair = 0.5 * self._coefficients[_PAIRS]
-        if half_pair > 0:
-            root = math.sqrt(per_token * per_token + 4 * half_pair * seconds)
-            return (root - per_token) / (2 * half_pair)
-        return seconds / per_token if per_token > 0 else math.inf
+        if math.isinf(seconds):
+            return math.inf
+        # In this form nothing cancels, however small the share of the pairs is.
+        root = math.sqrt(per_token * per_token + 2 * self._coefficients[_PAIRS] * seconds)
+        return 2 * seconds / (per_token + root) if per_token + root > 0 else math.inf
 
     def observe(self, work: StepWork, seconds: float) -> None:
         """Learn from one step."""
@@ -92,6 +96,9 @@ class StepTimeFit:
             if expected > 0:
                 seconds = min(seconds, _MAX_SURPRISE * expected)
         self._num_steps += 1
+        self._num_steps_since_move = 0 if work.num_moves else self._num_steps_since_move + 1
+        if self._num_steps_since_move == _MOVES_REMEMBERED:
+            self._forget_moves()
         if work.num_prefill_tokens:
             context = work.num_prefill_pairs / work.num_prefill_tokens
             self._mean_context += 0.05 * (context - self._mean_context)
@@ -105,6 +112,12 @@ class StepTimeFit:
             self._targets[i] = self._targets[i] * _DECAY + feature * seconds
         for _ in range(_NUM_SWEEPS):
             self._sweep()
+
+    def _forget_moves(self) -> None:
+        self._coefficients[_MOVES] = self._targets[_MOVES] = 0.0
+        self._products[_MOVES] = [0.0] * len(self._products)
+        for row in self._products:
+            row[_MOVES] = 0.0
 
     def _sweep(self) -> None:
         """Minimise along each coefficient in turn (coordinate descent), kept at zero or above."""
