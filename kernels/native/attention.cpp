@@ -3,11 +3,14 @@
 // Keys lie transposed within their block, [head_dim][block_size], so that the scores of LANES keys
 // are a product with vectors as they come. The softmax is taken in tiles of TILE_KEYS positions,
 // with a running maximum and sum (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., 2205.14135).
-// Tiles begin at the same positions of a sequence whatever the step computes of it, and every sum
-// runs in the order of the positions. So a query's result does not depend on the queries beside it.
+// What each part of PART_KEYS positions has summed is then merged, part by part, so that threads
+// can share a long sequence of few queries. Tiles and parts begin at the same positions of a
+// sequence whatever the step computes of it, and every sum runs in the order of the positions. So
+// a query's result does not depend on the queries beside it, nor on who attended which part.
 
 #include <cmath>
 #include <cstdlib>
+#include <vector>
 
 #include "operations.h"
 #include "product.h"
@@ -16,7 +19,8 @@
 namespace {
 
 constexpr int64_t TILE_KEYS = 128;
-constexpr int64_t TILE_ROWS = 96;  // query rows of a work item: token by token, head by head
+constexpr int64_t PART_KEYS = 2 * TILE_KEYS;
+constexpr int64_t TILE_ROWS = 96;  // query rows of a piece of work: token by token, head by head
 
 // One layer's attention in a step.
 struct Call : Step {
@@ -28,64 +32,98 @@ struct Call : Step {
 };
 
 // Queries token..last_token of one sequence against one KV head.
-struct Item {
+struct Work {
   int64_t sequence, head, token, last_token;
+  int64_t first_part, last_part;  // of the sequence, of which they see something
+  std::vector<float> sums;        // of each part, where threads share them
 };
 
-// `VECTORS` times LANES keys from `position` on, as vectors over the keys for each k < head_dim.
+// What some rows have seen so far: the sum of their weighted values, the highest score and the sum
+// of the weights.
+struct Sums {
+  float *values, *best, *total;  // [num_rows][head_dim], [num_rows], [num_rows]
+
+  static int64_t size(int64_t num_rows, int64_t head_dim) { return num_rows * (head_dim + 2); }
+
+  Sums(float* memory, int64_t num_rows, int64_t head_dim)
+      : values(memory), best(memory + num_rows * head_dim), total(best + num_rows) {}
+
+  void clear(int64_t num_rows, int64_t head_dim) {
+    std::memset(values, 0, num_rows * head_dim * sizeof(float));
+    for (int64_t row = 0; row < num_rows; row++) best[row] = -INFINITY, total[row] = 0;
+  }
+};
+
+constexpr int VECTORS_IN_LINE = LANES < 16 ? 16 / LANES : 1;  // of the cache
+
+// `VECTORS` times LANES keys, as vectors over the keys for each k < head_dim; on the way those
+// that follow are fetched. Blocks lie anywhere, so the processor cannot foresee them.
 struct Keys {
-  const float* first[8];
+  const float *first[8], *next[8];
   int64_t stride;
 
   template <int VECTORS>
   void load(int64_t k, Floats (&vectors)[VECTORS]) const {
     for (int v = 0; v < VECTORS; v++) vectors[v] = ::load(first[v] + k * stride);
+    for (int v = 0; v < VECTORS; v += VECTORS_IN_LINE) prefetch(next[v] + k * stride);
   }
 };
 
+// The same of values, for each key k.
 struct Values {
-  const float* first;
+  const float *first, *next;
   int64_t stride;
 
   template <int VECTORS>
   void load(int64_t k, Floats (&vectors)[VECTORS]) const {
     for (int v = 0; v < VECTORS; v++) vectors[v] = ::load(first + k * stride + v * LANES);
+    for (int v = 0; v < VECTORS; v += VECTORS_IN_LINE) prefetch(next + k * stride + v * LANES);
   }
 };
 
-// One item's work: its rows against the keys, tile by tile.
+// One piece of work: its rows against the keys, tile by tile.
 class Attention {
  public:
-  Attention(const Call& call, const Item& item)
+  Attention(const Call& call, Work& work)
       : s(call),
-        item(item),
-        blocks(call.block_tables + item.sequence * call.max_blocks),
+        work(work),
+        blocks(call.block_tables + work.sequence * call.max_blocks),
         needs_copy(call.block_size % LANES != 0),
-        num_rows((item.last_token - item.token) * call.group_size),
-        first_position(call.seq_lens[item.sequence] -
-                       (call.query_start_loc[item.sequence + 1] - item.token)) {
-    const int64_t d = s.head_dim;
-    memory = (float*)std::malloc(
-        (num_rows * (2 * d + TILE_KEYS + 2) + TILE_KEYS * d) * sizeof(float));
-    query = memory;
-    sums = query + num_rows * d;
-    scores = sums + num_rows * d;
+        num_rows((work.last_token - work.token) * call.group_size),
+        first_position(call.seq_lens[work.sequence] -
+                       (call.query_start_loc[work.sequence + 1] - work.token)),
+        memory((float*)std::malloc(memory_size() * sizeof(float))),
+        whole(memory, num_rows, s.head_dim),
+        part(memory + sums_size(), num_rows, s.head_dim) {
+    query = memory + 2 * sums_size();
+    scores = query + num_rows * s.head_dim;
     copied_keys = scores + num_rows * TILE_KEYS;
-    best = copied_keys + TILE_KEYS * d;
-    total = best + num_rows;
   }
   ~Attention() { std::free(memory); }
 
+  // All parts, one after the other.
   void run() {
     load_queries();
-    const int64_t end = high(num_rows - 1);
-    for (tile = low(0) / TILE_KEYS * TILE_KEYS; tile < end; tile += TILE_KEYS) {
-      num_keys = end - tile < TILE_KEYS ? end - tile : TILE_KEYS;
-      if (needs_copy) copy_keys();
-      for (int64_t row = 0; row < num_rows; row += MAX_ROWS) {
-        const int64_t left = num_rows - row;
-        with_rows(left < MAX_ROWS ? left : MAX_ROWS, Rows{*this, row});
-      }
+    whole.clear(num_rows, s.head_dim);
+    for (int64_t i = work.first_part; i < work.last_part; i++) {
+      attend(i);
+      merge();
+    }
+    store_output();
+  }
+
+  // One part, left to whoever calls `merge_parts`.
+  void run_part(int64_t i) {
+    load_queries();
+    part = shared(i);
+    attend(i);
+  }
+
+  void merge_parts() {
+    whole.clear(num_rows, s.head_dim);
+    for (int64_t i = work.first_part; i < work.last_part; i++) {
+      part = shared(i);
+      merge();
     }
     store_output();
   }
@@ -113,22 +151,59 @@ class Attention {
     return s.window && below > 0 ? below : 0;
   }
 
+  int64_t sums_size() const { return Sums::size(num_rows, s.head_dim); }
+
+  int64_t memory_size() const {
+    return 2 * sums_size() + num_rows * (s.head_dim + TILE_KEYS) + TILE_KEYS * s.head_dim;
+  }
+
+  Sums shared(int64_t i) const {
+    float* memory = work.sums.data() + (i - work.first_part) * sums_size();
+    return Sums(memory, num_rows, s.head_dim);
+  }
+
+  void attend(int64_t i) {
+    part.clear(num_rows, s.head_dim);
+    const int64_t first = low(0) / TILE_KEYS * TILE_KEYS, begin = i * PART_KEYS;
+    const int64_t last = high(num_rows - 1), end = begin + PART_KEYS < last ? begin + PART_KEYS : last;
+    for (tile = first > begin ? first : begin; tile < end; tile += TILE_KEYS) {
+      num_keys = end - tile < TILE_KEYS ? end - tile : TILE_KEYS;
+      if (needs_copy) copy_keys();
+      for (int64_t row = 0; row < num_rows; row += MAX_ROWS) {
+        const int64_t left = num_rows - row;
+        with_rows(left < MAX_ROWS ? left : MAX_ROWS, Rows{*this, row});
+      }
+    }
+  }
+
+  // Adds what `part` has to `whole`.
+  void merge() {
+    for (int64_t row = 0; row < num_rows; row++) {
+      if (part.total[row] == 0) continue;  // saw nothing of it
+      const float best = part.best[row] > whole.best[row] ? part.best[row] : whole.best[row];
+      const float old_factor = exponential(broadcast(whole.best[row] - best))[0];
+      const float new_factor = exponential(broadcast(part.best[row] - best))[0];
+      whole.best[row] = best;
+      whole.total[row] = whole.total[row] * old_factor + part.total[row] * new_factor;
+      for (int64_t i = row * s.head_dim; i < (row + 1) * s.head_dim; i += LANES)
+        store(whole.values + i,
+              load(whole.values + i) * old_factor + load(part.values + i) * new_factor);
+    }
+  }
+
   void load_queries() {
     const float scale = s.scale;
     for (int64_t row = 0; row < num_rows; row++) {
-      const int64_t head = item.head * (s.group_size + 2) + row % s.group_size;
-      const float* source = s.heads + (item.token + row / s.group_size) * s.heads_width() +
+      const int64_t head = work.head * (s.group_size + 2) + row % s.group_size;
+      const float* source = s.heads + (work.token + row / s.group_size) * s.heads_width() +
                             head * s.head_dim;
       for (int64_t i = 0; i < s.head_dim; i += LANES)
         store(query + row * s.head_dim + i, load(source + i) * scale);
-      best[row] = -INFINITY;
-      total[row] = 0;
     }
-    std::memset(sums, 0, num_rows * s.head_dim * sizeof(float));
   }
 
   const float* block(const float* cache, int64_t position) const {
-    return cache + (blocks[position / s.block_size] * s.num_kv_heads + item.head) *
+    return cache + (blocks[position / s.block_size] * s.num_kv_heads + work.head) *
                        s.block_size * s.head_dim;
   }
 
@@ -146,6 +221,10 @@ class Attention {
     return block(s.keys, tile + key) + (tile + key) % s.block_size;
   }
 
+  const float* value_row(int64_t key) const {
+    return block(s.values, tile + key) + (tile + key) % s.block_size * s.head_dim;
+  }
+
   template <int ROWS>
   void score(int64_t row, int64_t num_keys) {
     constexpr int VECTORS = vectors_beside(ROWS);
@@ -153,8 +232,9 @@ class Attention {
       Keys keys;
       keys.stride = needs_copy ? TILE_KEYS : s.block_size;
       for (int v = 0; v < VECTORS; v++) {
-        const int64_t at = key + v * LANES;
+        const int64_t at = key + v * LANES, next = at + VECTORS * LANES;
         keys.first[v] = key_vector(at < num_keys ? at : key);  // past the end: any will do
+        keys.next[v] = next < num_keys ? key_vector(next) : value_row(v * LANES % num_keys);
       }
       Floats products[ROWS][VECTORS] = {};
       multiply(query + row * s.head_dim, s.head_dim, s.head_dim, keys, products);
@@ -177,22 +257,22 @@ class Attention {
       highest = larger(highest, v);
     }
     const float top = largest(highest);
-    if (top > best[row]) {
-      const float factor = exponential(broadcast(best[row] - top))[0];
-      total[row] *= factor;
+    if (top > part.best[row]) {
+      const float factor = exponential(broadcast(part.best[row] - top))[0];
+      part.total[row] *= factor;
       for (int64_t i = 0; i < s.head_dim; i += LANES)
-        store(sums + row * s.head_dim + i, load(sums + row * s.head_dim + i) * factor);
-      best[row] = top;
+        store(part.values + row * s.head_dim + i, load(part.values + row * s.head_dim + i) * factor);
+      part.best[row] = top;
     }
     // A row that has seen nothing yet: subtracting its maximum would not be a number.
-    const float shift = best[row] == -INFINITY ? 0 : best[row];
+    const float shift = part.best[row] == -INFINITY ? 0 : part.best[row];
     Floats weights{};
     for (int64_t i = 0; i < num_keys; i += LANES) {
       const Floats weight = exponential(load(own + i) - shift);
       store(own + i, weight);
       weights += weight;
     }
-    total[row] += sum(weights);
+    part.total[row] += sum(weights);
   }
 
   template <int ROWS>
@@ -207,7 +287,7 @@ class Attention {
   template <int ROWS, int VECTORS>
   void add_columns(int64_t row, int64_t num_keys, int64_t column) {
     Floats products[ROWS][VECTORS];
-    float* own = sums + row * s.head_dim + column;
+    float* own = part.values + row * s.head_dim + column;
     for (int i = 0; i < ROWS; i++)
       for (int v = 0; v < VECTORS; v++) products[i][v] = load(own + i * s.head_dim + v * LANES);
     // Never past the end of the sequence: what lies there was never written and may be NaN.
@@ -215,10 +295,11 @@ class Attention {
       const int64_t offset = (tile + key) % s.block_size;
       const int64_t in_block = s.block_size - offset, left = num_keys - key;
       const int64_t depth = in_block < left ? in_block : left;
-      const float* first = block(s.values, tile + key) + offset * s.head_dim + column;
-      multiply(scores + row * TILE_KEYS + key, TILE_KEYS, depth, Values{first, s.head_dim},
-               products);
+      const float* first = value_row(key) + column;
+      const float* weights = scores + row * TILE_KEYS + key;
       key += depth;
+      const float* next = key < num_keys ? value_row(key) + column : first;
+      multiply(weights, TILE_KEYS, depth, Values{first, next, s.head_dim}, products);
     }
     for (int i = 0; i < ROWS; i++)
       for (int v = 0; v < VECTORS; v++) store(own + i * s.head_dim + v * LANES, products[i][v]);
@@ -226,29 +307,27 @@ class Attention {
 
   void store_output() const {
     for (int64_t row = 0; row < num_rows; row++) {
-      const int64_t token = item.token + row / s.group_size;
-      float* target = s.output + ((token * s.num_kv_heads + item.head) * s.group_size +
+      const int64_t token = work.token + row / s.group_size;
+      float* target = s.output + ((token * s.num_kv_heads + work.head) * s.group_size +
                                   row % s.group_size) * s.head_dim;
-      const float factor = 1.0f / total[row];
+      const float factor = 1.0f / whole.total[row];
       for (int64_t i = 0; i < s.head_dim; i += LANES)
-        store(target + i, load(sums + row * s.head_dim + i) * factor);
+        store(target + i, load(whole.values + row * s.head_dim + i) * factor);
     }
   }
 
   const Call& s;
-  const Item& item;
+  Work& work;
   const int32_t* blocks;
   const bool needs_copy;
   const int64_t num_rows;
-  const int64_t first_position;  // of the item's first token
+  const int64_t first_position;  // of the first token
   int64_t tile = 0, num_keys = 0;
   float* memory;
+  Sums whole, part;
   float* query;        // [num_rows][head_dim], scaled
-  float* sums;         // [num_rows][head_dim], weighted values so far
   float* scores;       // [num_rows][TILE_KEYS]
   float* copied_keys;  // [head_dim][TILE_KEYS]
-  float* best;         // [num_rows], highest score so far
-  float* total;        // [num_rows], weights so far
 };
 
 int64_t tokens_at_once(const Call& s) {
@@ -260,23 +339,50 @@ int64_t tiles_of(const Call& s, int64_t sequence) {
   return (num_tokens + tokens_at_once(s) - 1) / tokens_at_once(s);
 }
 
+Work work_of(const Call& s, int64_t sequence, int64_t head, int64_t tile) {
+  const int64_t end = s.query_start_loc[sequence + 1];
+  const int64_t token = s.query_start_loc[sequence] + tile * tokens_at_once(s);
+  const int64_t last_token = token + tokens_at_once(s) < end ? token + tokens_at_once(s) : end;
+  const int64_t first_high = s.seq_lens[sequence] - (end - token) + 1;
+  const int64_t last_high = s.seq_lens[sequence] - (end - last_token);
+  const int64_t low = s.window && first_high > s.window ? first_high - s.window : 0;
+  const int64_t last_part = (last_high + PART_KEYS - 1) / PART_KEYS;
+  return Work{sequence, head, token, last_token, low / PART_KEYS, last_part, {}};
+}
+
 }  // namespace
 
 extern "C" void paged_attention(const float* heads, const float* kv_cache, const Step* step,
                                 int64_t window, float* output) {
   const Call s{*step, heads, kv_cache, kv_cache + step->cache_size(), output, window};
-  int64_t num_tiles = 0;
-  for (int64_t i = 0; i < s.num_seqs; i++) num_tiles += tiles_of(s, i);
-  Item* items = (Item*)std::malloc(num_tiles * s.num_kv_heads * sizeof(Item));
-  int64_t num_items = 0;
-  // The last come first: those with the most keys, so that what ends the loop is short.
+  std::vector<Work> works;
+  // The last come first: those with the most keys, so that what ends the loops is short.
   for (int64_t i = s.num_seqs - 1; i >= 0; i--)
     for (int64_t tile = tiles_of(s, i) - 1; tile >= 0; tile--)
-      for (int64_t head = 0; head < s.num_kv_heads; head++) {
-        const int64_t token = s.query_start_loc[i] + tile * tokens_at_once(s);
-        const int64_t last = token + tokens_at_once(s), end = s.query_start_loc[i + 1];
-        items[num_items++] = Item{i, head, token, last < end ? last : end};
-      }
-  share_out(num_items, [&](int64_t i) { Attention(s, items[i]).run(); });
-  std::free(items);
+      for (int64_t head = 0; head < s.num_kv_heads; head++) works.push_back(work_of(s, i, head, tile));
+  struct Item {
+    Work* work;
+    int64_t part;  // -1: all of them
+  };
+  std::vector<Item> items;
+  std::vector<Work*> shared;
+  for (Work& work : works) {
+    const int64_t num_parts = work.last_part - work.first_part;
+    if (tiles_of(s, work.sequence) > 1 || num_parts == 1) {
+      items.push_back(Item{&work, -1});
+      continue;
+    }
+    const int64_t num_rows = (work.last_token - work.token) * s.group_size;
+    work.sums.resize(num_parts * Sums::size(num_rows, s.head_dim));
+    shared.push_back(&work);
+    for (int64_t i = work.first_part; i < work.last_part; i++) items.push_back(Item{&work, i});
+  }
+  share_out(items.size(), [&](int64_t i) {
+    Attention attention(s, *items[i].work);
+    if (items[i].part < 0)
+      attention.run();
+    else
+      attention.run_part(items[i].part);
+  });
+  share_out(shared.size(), [&](int64_t i) { Attention(s, *shared[i]).merge_parts(); });
 }

@@ -84,7 +84,11 @@ void multiply_tile(const Product& p, int64_t row, int64_t panel) {
   }
   const float* x = p.x + row * p.num_inputs;
   multiply(x, p.num_inputs, p.num_inputs, Panels(p, panel), sums);
-  for (int i = 0; i < ROWS; i++) finish(p, sums[i], row + i, panel);
+  for (int i = 0; i < ROWS; i++) {
+    Floats own[VECTORS];  // a copy, or the sums would have to be in memory all the time
+    for (int j = 0; j < VECTORS; j++) own[j] = sums[i][j];
+    finish(p, own, row + i, panel);
+  }
 }
 
 // Panels panel..last_panel for `ROWS` rows.

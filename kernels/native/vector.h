@@ -29,6 +29,8 @@ static inline Bits load_bits(const uint32_t* p) {
   return v;
 }
 
+static inline void prefetch(const float* p) { __builtin_prefetch(p); }
+
 static inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
 static inline Floats broadcast(float x) { return x - Floats{}; }

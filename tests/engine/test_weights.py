@@ -130,11 +130,11 @@ def test_the_bias_of_a_row_parallel_matrix_is_on_the_first_rank_alone(tmp_path: 
 
     first, second = (load(folder, rank, 2).layers[0] for rank in range(2))
 
-    assert first.down.weight.bias is not None
-    assert first.attention_output.weight.bias is not None
-    assert second.down.weight.bias is None
-    assert second.attention_output.weight.bias is None
-    assert second.attention.qkv.weight.bias is not None
+    assert first.feed_forward.weights.down.bias is not None
+    assert first.attention.weights.output.bias is not None
+    assert second.feed_forward.weights.down.bias is None
+    assert second.attention.weights.output.bias is None
+    assert second.attention.weights.qkv.bias is not None
 
 
 def test_a_checkpoint_that_does_not_match_its_config_is_refused(tmp_path: Path) -> None:

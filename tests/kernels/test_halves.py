@@ -10,7 +10,13 @@ from torch import Tensor
 from kernels import native_library, ops
 from kernels.layout import AttentionGeometry, StepLayout
 from kernels.native_attention import NativePlanner
-from kernels.weights import FeedForwardWeights, NormWeight, Packing, SelfAttentionWeights
+from kernels.weights import (
+    FeedForwardWeights,
+    LinearWeight,
+    NormWeight,
+    Packing,
+    SelfAttentionWeights,
+)
 
 pytestmark = pytest.mark.skipif(
     not native_library.can_run(48, torch.float32), reason="no compiled kernels here"
@@ -40,7 +46,7 @@ class Random:
         h, g, d = GEOMETRY.num_kv_heads, GEOMETRY.group_size, GEOMETRY.head_dim
         heads, query = h * (g + 2) * d, h * g * d
 
-        def weight(num_outputs: int, num_inputs: int) -> ops.LinearWeight:
+        def weight(num_outputs: int, num_inputs: int) -> LinearWeight:
             matrix = self.tensor(num_outputs, num_inputs).to(stored)
             bias = self.tensor(num_outputs) if has_bias else None
             return ops.linear_weight(matrix, bias, torch.float32, Packing.PANELS)

@@ -285,12 +285,14 @@ def test_a_query_does_not_depend_on_batch_mates_or_chunks(
 ) -> None:
     geometry = geometry_of(block_size=block_size)
     planner = planner_of("native", geometry)
-    step = make_step(geometry, [(300, 300), (141, 141)])
+    step = make_step(geometry, [(600, 600), (141, 141)])
     together = run(step, planner, window)
     layout = step.layout
-    for i, (first, length) in enumerate([(0, 300), (300, 141)]):
+    for i, (first, chunks) in enumerate(
+        [(0, (129, 1, 1, 5, 200, 1, 1, 40, 130, 1, 91)), (600, (129, 1, 1, 5, 5))]
+    ):
         start = 0
-        for count in (129, 1, 1, 5, length - 136):
+        for count in chunks:
             rows = slice(first + start, first + start + count)
             chunk = StepLayout(
                 np.array([0, count], dtype=np.int32),
