@@ -136,12 +136,16 @@ class CheckedCore:
         assert self.core.snapshot().num_queued_prefill_tokens == 0
 
     def check_queue(self) -> None:
-        """The tokens that wait for computation are counted."""
+        """The tokens that wait for computation are counted, and what is announced is to come."""
         scheduler = self.core._scheduler
         gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._prefilling]
         assert all(r.num_tokens - r.num_computed_tokens == 1 for r in scheduler._decoding)
         known = sum(r.num_tokens for r in scheduler._waiting) + sum(gaps)
         assert self.core.snapshot().num_queued_prefill_tokens == known
+        for block_hash, maker in scheduler._tables._coming.items():
+            assert maker.status is RequestStatus.RUNNING
+            done = maker.num_computed_tokens // self.config.block_size
+            assert block_hash in maker.block_hashes[done:]
 
     def check_blocks(self) -> None:
         """Each block is held by exactly those in whose tables it stands."""
