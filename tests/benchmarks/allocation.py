@@ -19,6 +19,7 @@ from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.output import FinishReason
 from engine.output_length import OutputLengths
+from engine.preemption import Preemption
 from engine.request import Request
 from engine.room import Room
 from engine.scheduler import Scheduler
@@ -54,25 +55,26 @@ class ContiguousPool(BlockPool):
 
 
 class ReservingRoom(Room):
-    """Admits who finds room for all it may ever need, and takes that at once."""
+    """Whether there are blocks for all that a request may ever need."""
 
     def __init__(
         self,
         tables: BlockTables,
         pool: BlockPool,
-        lengths: OutputLengths,
+        preemption: Preemption,
         reserve: Callable[[Request], int],
     ) -> None:
-        super().__init__(tables, pool, lengths)
+        super().__init__(tables, pool, OutputLengths(), preemption)
         self._reserve = reserve
 
-    def take(self, request: Request, running: Sequence[Request]) -> bool:
-        """Give a request blocks for as many tokens as `reserve` says, or leave it as it was."""
-        num_tokens = self._reserve(request)
-        if self._tables.num_lacking(request, num_tokens) > self._pool.num_usable_blocks:
-            return False
-        self._tables.grow(request, num_tokens)
-        return True
+    def is_there(self, request: Request, prefix: Sequence[int]) -> bool:
+        """Whether as many tokens as `reserve` says fit."""
+        num_lacking = self._tables.num_lacking(request, self._reserve(request))
+        return num_lacking <= self._pool.num_usable_blocks
+
+    def victims(self, request: Request, prefix: Sequence[int]) -> list[Request]:
+        """Nobody loses what was reserved."""
+        return []
 
 
 class ReservingScheduler(Scheduler):
@@ -85,9 +87,15 @@ class ReservingScheduler(Scheduler):
         step_time: StepTimeFit,
         reserve: Callable[[Request], int],
     ) -> None:
-        lengths = OutputLengths()
-        super().__init__(config, pool, step_time, lengths)
-        self._room = ReservingRoom(self._tables, pool, lengths, reserve)
+        super().__init__(config, pool, step_time, OutputLengths())
+        self._reserve = reserve
+        self._room = ReservingRoom(self._tables, pool, self._preemption, reserve)
+
+    def _admit(self, request: Request, overtaken: list[Request], plan: StepPlan) -> bool:
+        is_admitted = super()._admit(request, overtaken, plan)
+        if is_admitted:
+            self._tables.grow(request, self._reserve(request))
+        return is_admitted
 
 
 class BatchScheduler(ReservingScheduler):
@@ -109,14 +117,14 @@ class BatchScheduler(ReservingScheduler):
     def _form_batch(self, plan: StepPlan) -> None:
         self._is_forming = True
         for request in self._waiting.first(self._num_slots):
-            self._admit(request, plan)
+            self._admit(request, [], plan)
         self._is_forming = False
         # The batch holds its slots beside its requests, and longer than some of them.
         self._held = [block_id for r in self._prefilling for block_id in r.block_ids]
         self._pool.share(self._held)
 
-    def _admit(self, request: Request, plan: StepPlan) -> bool:
-        return self._is_forming and super()._admit(request, plan)
+    def _admit(self, request: Request, overtaken: list[Request], plan: StepPlan) -> bool:
+        return self._is_forming and super()._admit(request, overtaken, plan)
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         super()._finish(request, reason)
