@@ -21,30 +21,41 @@ class KvForecast:
     """
 
     def __init__(
-        self, requests: Sequence[Request], lengths: OutputLengths, block_size: int
+        self,
+        requests: Sequence[Request],
+        lengths: OutputLengths,
+        block_size: int,
+        num_usable_blocks: int,
     ) -> None:
+        """Prepare for `fits`.
+
+        Args:
+            requests: those that run.
+            lengths: of those that ended.
+            block_size: tokens in a block.
+            num_usable_blocks: blocks that nobody holds. When the requests take some of them, this
+                forecast stays right.
+        """
         self._lengths = lengths
-        self._block_size = block_size
-        self._num_held = 0
+        self._num_blocks = num_usable_blocks
         growth, known = [], []
         for request in requests:
             growth.append(self._growth(request))
             # What others hold as well stays theirs when this one ends.
             num_shared = request.num_shared_blocks
             known.append(-(-request.num_tokens // block_size) - num_shared)
-            self._num_held += len(request.block_ids) - num_shared
+            self._num_blocks += len(request.block_ids) - num_shared
         self._peak = Peak(growth, known, block_size)
 
-    def fits(self, request: Request, num_known_blocks: int, num_usable_blocks: int) -> bool:
+    def fits(self, request: Request, num_known_blocks: int) -> bool:
         """Return whether all can go on, with one more.
 
         Args:
             request: the one more.
             num_known_blocks: what it needs for the tokens it has, without what others hold.
-            num_usable_blocks: blocks that nobody holds.
         """
-        peak = self._peak.with_one_more(self._growth(request), num_known_blocks)
-        return peak <= num_usable_blocks + self._num_held
+        growth = self._growth(request)
+        return self._peak.with_one_more(growth, num_known_blocks) <= self._num_blocks
 
     def _growth(self, request: Request) -> float:
         return self._lengths.remaining(request.num_output_tokens, request.max_tokens)

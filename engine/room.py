@@ -61,7 +61,7 @@ class Room:
         if self._num_new_blocks(request, prefix) > self._pool.num_usable_blocks:
             return False
         if self._running and self._forecast is None:
-            self._forecast = self._forecast_of(self._running)
+            self._forecast = self._forecast_of(self._running, num_won=0)
         return self._fits(request, prefix, self._forecast)
 
     def victims(self, request: Request, prefix: Sequence[int]) -> list[Request]:
@@ -94,7 +94,7 @@ class Room:
             return False
         gone = set(victims)
         left = [other for other in self._running if other not in gone]
-        forecast = self._forecast_of(left) if left else None
+        forecast = self._forecast_of(left, len(won)) if left else None
         return self._fits(request, prefix, forecast, won)
 
     def _fits(
@@ -113,10 +113,11 @@ class Room:
         num_new = self._num_new_blocks(request, prefix)
         if num_new > num_usable - num_revived:
             return False
-        return forecast is None or forecast.fits(request, num_new + num_revived, num_usable)
+        return forecast is None or forecast.fits(request, num_new + num_revived)
 
     def _num_new_blocks(self, request: Request, prefix: Sequence[int]) -> int:
         return -(-request.num_tokens // self._pool.block_size) - len(prefix)
 
-    def _forecast_of(self, running: Sequence[Request]) -> KvForecast:
-        return KvForecast(running, self._lengths, self._pool.block_size)
+    def _forecast_of(self, running: Sequence[Request], num_won: int) -> KvForecast:
+        num_usable = self._pool.num_usable_blocks + num_won - self._watermark
+        return KvForecast(running, self._lengths, self._pool.block_size, num_usable)

@@ -110,6 +110,14 @@ def test_nobody_is_displaced_by_a_request_that_could_not_run_all_the_same() -> N
     engine.run()
 
 
+def test_all_that_fit_are_admitted_in_the_same_step() -> None:
+    engine = Engine(num_blocks=20)
+    for i in range(2):
+        engine.add(str(i), prompt(32, 100 * i), max_tokens=4)
+    assert engine.step() == {"0": 32, "1": 32}
+    engine.run()
+
+
 def test_request_that_shares_a_running_prefix_fits_beside_lower_classes() -> None:
     engine = Engine(num_blocks=14)
     expect_short_outputs(engine.lengths)
