@@ -252,7 +252,9 @@ class Scheduler:
         service_s = self._step_time.prefill_s(request.num_tokens - num_computed, num_computed)
         request.due_s = request.arrival_s + service_s
         if request.deadline is not None:
-            request.due_s = min(request.due_s, request.deadline - service_s)
+            # One that cannot be met any more comes first of its time, not before all others.
+            latest_s = max(request.arrival_s, request.deadline - service_s)
+            request.due_s = min(request.due_s, latest_s)
 
     @property
     def _has_seat(self) -> bool:

@@ -30,7 +30,7 @@ CONCURRENCIES = [1, 2, 5, 10, 20, 50, 75, 100, 150, 200]
 
 
 def show(row: str, of_systems: dict[str, dict[str, float]], key: str, form: str) -> None:
-    """Print one row, the product's ratio to the others at its end."""
+    """Print one row, the product's value by the others' at its end."""
     values = [of_systems[system][key] for system in System]
     ratios = "".join(f"{values[0] / value:>10.2f}x" for value in values[1:])
     cells = "".join(f"{form.format(value):>12}" for value in values)
@@ -51,6 +51,7 @@ def figures(run: Run) -> dict[str, float]:
         "tokens_per_s": run.tokens_per_s,
         "requests_per_s": len(run.timings) / run.wall_s,
         "waste": run.memory.waste,
+        "allocated_per_used": 1 / (1 - run.memory.waste),
         "num_running": run.memory.num_running,
         "num_preemptions": run.num_preemptions,
         "num_requests": len(run.timings),
@@ -77,6 +78,7 @@ def measure_waste() -> Rows:
     for scale in (CHAT, AS_TRACED):
         row = {system.value: figures(simulate(system, scale)) for system in System}
         show(scale.title, row, "waste", "{:.2%}")
+        show("  allocated / used", row, "allocated_per_used", "{:.2f}")
         show("  sequences running, mean", row, "num_running", "{:.1f}")
         yield scale.title, row
 

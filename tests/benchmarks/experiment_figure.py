@@ -19,7 +19,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     """Write an SVG file. Raises ModuleNotFoundError where matplotlib is not installed."""
     matplotlib = import_module("matplotlib")
     # The same figures give the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "experiment"
+    matplotlib.rcParams.update({"svg.hashsalt": "experiment", "svg.fonttype": "none"})
     figure = import_module("matplotlib.figure").Figure(figsize=(14, 4.2), layout="constrained")
     waste, throughput, latency = figure.subplots(1, 3, width_ratios=[1, 1.1, 1.3])
     _draw_waste(waste, report["waste"])
@@ -69,7 +69,7 @@ def _draw_latency(axes: Any, loads: dict[str, dict[str, dict[str, float]]]) -> N
     axes.margins(y=0.1)
 
 
-_TAILS = (("ttft_p99_s", "TTFT p99"), ("e2e_p99_s", "end to end p99"))
+_TAILS = (("ttft_p99_s", "TTFT p99"), ("e2e_p99_s", "whole p99"))
 
 
 def _draw_bars(axes: Any, labels: list[str], rows: list[dict[System, float]], form: str) -> None:

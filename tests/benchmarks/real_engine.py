@@ -34,7 +34,7 @@ class Load:
 LATENCY_LOADS = (
     Load("low load", System.CONTIGUOUS, share=0.1, num_requests=20),
     Load("high load", System.CONTIGUOUS, share=0.8, num_requests=200),
-    Load("overload of contiguous", System.PAGED, share=0.8, num_requests=250),
+    Load("overload", System.PAGED, share=0.8, num_requests=250),
 )
 
 
