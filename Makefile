@@ -6,13 +6,13 @@ PYTHON ?= python3
 # instead of the CUDA build that Linux gets from the default index:
 #   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
-# Arguments for `make serve`, `make test` and `make bench`, e.g. make serve ARGS="--port 8080".
+# Arguments for `make serve`, `make test` and the benchmarks, e.g. make serve ARGS="--port 8080".
 ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup serve test check bench clean
+.PHONY: help setup serve test check bench experiment clean
 
 help:
 	@echo 'make setup    make .venv with everything that serving and testing need'
@@ -20,6 +20,7 @@ help:
 	@echo 'make test     run the tests that need no GPU: make test ARGS="tests/engine -x"'
 	@echo 'make check    lint, format, types, import rules'
 	@echo 'make bench    measure PageRay beside vLLM, llama.cpp and transformers'
+	@echo 'make experiment  paging against a full reservation and contiguous slots, in ten minutes'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 
 setup: $(STAMP)
@@ -52,6 +53,10 @@ check: setup
 bench: setup
 	$(BIN)/pageray pull smollm2
 	$(BIN)/python -m tests.benchmarks.comparison $(ARGS)
+
+experiment: setup
+	$(BIN)/pageray pull smollm2
+	$(BIN)/python -m tests.benchmarks.experiment $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,6 +4,7 @@ Knows neither JSON nor HTTP. Closing the iterator of pieces early aborts what is
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -85,6 +86,13 @@ class Choice:
         return used
 
 
+def _what_is_left(deadline_s: float | None, elapsed_s: float) -> float | None:
+    if deadline_s is None:
+        return None
+    # Above 0, as it must be: the engine ends a request whose time is up at once, and says so.
+    return max(deadline_s - elapsed_s, 1e-3)
+
+
 def _check_not_given_up(output: TokenOutput) -> None:
     if output.error == DEADLINE_PASSED:
         raise DeadlinePassed(
@@ -140,7 +148,15 @@ class Completion:
 
     def restarted(self) -> "Completion":
         """The same once more, from the prompts, for a client that has seen nothing of this one."""
-        requests = [replace(r, request_id=f"{r.request_id}-again") for r in self._requests]
+        elapsed_s = time.perf_counter() - self._arrived_s
+        requests = [
+            replace(
+                request,
+                request_id=f"{request.request_id}-again",
+                deadline_s=_what_is_left(request.deadline_s, elapsed_s),
+            )
+            for request in self._requests
+        ]
         return Completion(self._source, self._tokenizer, requests, self._metrics, self._arrived_s)
 
     async def pieces(self) -> AsyncGenerator[Piece]:

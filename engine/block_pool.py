@@ -120,28 +120,34 @@ class BlockPool:
             assert self._ref_counts[block_id] > 0, f"block {block_id} is shared but not held"
             self._ref_counts[block_id] += 1
 
-    def count_cached(self, hashes: Iterable[bytes]) -> int:
-        """Count the cached blocks of the chain, up to the first that is missing."""
-        num_cached = 0
-        for block_hash in hashes:
-            if block_hash not in self._cached:
-                break
-            num_cached += 1
-        return num_cached
-
-    def lookup(self, hashes: Iterable[bytes]) -> list[int]:
-        """Take a reference to each cached block of the chain, up to the first that is missing."""
+    def find(self, hashes: Iterable[bytes]) -> list[int]:
+        """Return the cached blocks of the chain, up to the first that is missing."""
         block_ids = []
         for block_hash in hashes:
             block_id = self._cached.get(block_hash)
             if block_id is None:
                 break
+            block_ids.append(block_id)
+        return block_ids
+
+    def count_cached(self, hashes: Iterable[bytes]) -> int:
+        """Count the cached blocks of the chain, up to the first that is missing."""
+        return len(self.find(hashes))
+
+    def lookup(self, hashes: Iterable[bytes]) -> list[int]:
+        """Find blocks and take them."""
+        block_ids = self.find(hashes)
+        self.take(block_ids)
+        return block_ids
+
+    def take(self, block_ids: Iterable[int]) -> None:
+        """Add one reference to each of some cached blocks that were found; they become hot."""
+        for block_id in block_ids:
+            assert self._hashes[block_id] is not None, f"block {block_id} is found but not cached"
             if self._ref_counts[block_id] == 0:
                 del (self._hot if self._is_hot[block_id] else self._cold)[block_id]
             self._is_hot[block_id] = True
             self._ref_counts[block_id] += 1
-            block_ids.append(block_id)
-        return block_ids
 
     def register(self, block_id: int, block_hash: bytes) -> None:
         """File a held block, whose content is complete, under its hash.

@@ -3,6 +3,10 @@
 Between the scheduler, which knows who runs, and the block pool, which knows no requests.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+
 from engine.block_pool import BlockPool
 from engine.prefix_hash import block_hashes, root_hash
 from engine.request import Request
@@ -27,48 +31,52 @@ class BlockTables:
 
     def num_cached_tokens(self, request: Request) -> int:
         """Count the tokens that the prefix cache could give a request now."""
-        hashes = request.block_hashes[: self._num_shareable_blocks(request)]
+        hashes = islice(request.block_hashes, self._num_shareable_blocks(request))
         return self._pool.count_cached(hashes) * self._block_size
 
-    def is_coming(self, request: Request) -> bool:
-        """Whether the next thing it needs is being computed for another request right now.
+    def find_prefix(self, request: Request) -> list[int] | None:
+        """Return the blocks that hold the beginning of a waiting request; it takes none yet.
 
-        Then waiting saves that work: the first block it misses is another's, or it is a choice
-        whose prompt another choice of the same request has not finished.
+        None: it had better wait, because what it misses is being computed right now. The first
+        block it misses is another's, or it is a choice whose prompt another choice of the same
+        request has not finished.
         """
+        num_shareable = self._num_shareable_blocks(request)
         leader = self._leader(request)
         if leader is not None:
-            return leader.num_computed_tokens < request.num_prompt_tokens - 1
-        if not self._coming:
-            return False
-        hashes = request.block_hashes[: self._num_shareable_blocks(request)]
-        num_cached = self._pool.count_cached(hashes)
-        return num_cached < len(hashes) and hashes[num_cached] in self._coming
+            is_ready = leader.num_computed_tokens >= request.num_tokens - 1
+            return leader.block_ids[:num_shareable] if is_ready else None
+        hashes = request.block_hashes
+        found = self._pool.find(islice(hashes, num_shareable))
+        if len(found) < num_shareable and len(found) < len(hashes):
+            maker = self._coming.get(hashes[len(found)])
+            # Those of lower classes may be kept waiting for long, and then so would this one.
+            if maker is not None and maker.priority <= request.priority:
+                return None
+        return found
 
-    def take_prefix(self, request: Request) -> None:
-        """Give a request without blocks what others hold or left behind of its tokens."""
-        leader = self._leader(request)
-        if leader is not None and leader.num_computed_tokens >= request.num_tokens - 1:
-            self._pool.share(leader.block_ids[: self._num_shareable_blocks(request)])
-            request.block_ids += leader.block_ids[: self._num_shareable_blocks(request)]
-        else:
-            hashes = request.block_hashes[: self._num_shareable_blocks(request)]
-            request.block_ids += self._pool.lookup(hashes)
-        ref_count = self._pool.ref_count
-        request.num_shared_blocks = sum(ref_count(block) > 1 for block in request.block_ids)
-        request.num_computed_tokens = len(request.block_ids) * self._block_size
-
-    def start(self, request: Request) -> None:
-        """Bring back from the host what `take_prefix` did not find, or copy a sibling's last block.
+    def start(self, request: Request, prefix: list[int]) -> None:
+        """Give a request without blocks its prefix, and what can be copied instead of computed.
 
         There must be room for all tokens the request has.
+
+        Args:
+            request: one that waited.
+            prefix: as `find_prefix` has found it just now.
         """
-        leader = self._leader(request)
+        ref_count = self._pool.ref_count
+        request.num_shared_blocks = sum(ref_count(block_id) > 0 for block_id in prefix)
+        request.block_ids += prefix
+        request.num_computed_tokens = len(prefix) * self._block_size
         num_shareable = self._num_shareable_blocks(request)
-        if leader is not None and leader.num_computed_tokens >= request.num_tokens - 1:
+        leader = self._leader(request)
+        if leader is not None:
+            self._pool.share(prefix)
             self._fork_last_block(request, leader)
-        elif self._pool.host is not None and self._pool.host.is_worth_it:
-            self._restore(request, num_shareable)
+        else:
+            self._pool.take(prefix)
+            if self._pool.host is not None and self._pool.host.is_worth_it:
+                self._restore(request, num_shareable)
         self._claim(request, num_shareable)
 
     def num_lacking(self, request: Request, num_tokens: int) -> int:
@@ -112,6 +120,12 @@ class BlockTables:
         ref_count = self._pool.ref_count
         return sum(ref_count(block_id) == 1 for block_id in request.block_ids)
 
+    def held_only_by(self, requests: Iterable[Request]) -> set[int]:
+        """Return the blocks that nobody else holds."""
+        ref_count = self._pool.ref_count
+        holds = Counter(block_id for request in requests for block_id in request.block_ids)
+        return {block_id for block_id, count in holds.items() if ref_count(block_id) == count}
+
     def _num_shareable_blocks(self, request: Request) -> int:
         # The last known token is always computed: its logits give the next one.
         return (request.num_tokens - 1) // self._block_size
@@ -145,14 +159,16 @@ class BlockTables:
     def _claim(self, request: Request, num_shareable: int) -> None:
         first = request.num_computed_tokens // self._block_size
         for block_hash in request.block_hashes[first:num_shareable]:
-            self._coming.setdefault(block_hash, request)
+            maker = self._coming.get(block_hash)
+            if maker is None or maker.priority > request.priority:
+                self._coming[block_hash] = request
 
     def _leader(self, request: Request) -> Request | None:
-        """Return the choice of the same request that runs and computes, or has, the prompt.
+        """Return the choice of the same request that has computed most of the prompt and runs.
 
         None where computing it again takes no longer than waiting for it.
         """
         if request.num_output_tokens or request.num_tokens <= self._block_size:
             return None
         running = (s for s in request.siblings if s is not request and s.block_ids)
-        return next(running, None)
+        return max(running, key=lambda s: s.num_computed_tokens, default=None)

@@ -25,6 +25,7 @@ from engine.step_time import StepTimeFit, work_of_chunks
 _EPOCH_BYTES = 8
 _MIN_RETRY_AFTER_S = 1.0
 _MAX_RETRY_AFTER_S = 60.0
+_MIN_DEADLINES = 1024
 
 
 class EngineCore:
@@ -59,6 +60,7 @@ class EngineCore:
         self._clock = clock
         # (deadline, request id, choice): those that have ended meanwhile are left in it.
         self._deadlines: list[tuple[float, str, int]] = []
+        self._max_deadlines = _MIN_DEADLINES
         self._live: dict[str, dict[int, Request]] = {}
         self._epoch = secrets.token_hex(_EPOCH_BYTES)
         self._num_snapshots = 0
@@ -101,6 +103,7 @@ class EngineCore:
                 place = (sequence.deadline, sequence.request_id, sequence.choice_index)
                 heapq.heappush(self._deadlines, place)
         self._live[request.request_id] = {s.choice_index: s for s in sequences}
+        self._drop_old_deadlines()
         if self._busy_since is None:
             self._busy_since = now
 
@@ -192,6 +195,17 @@ class EngineCore:
             "Try again later, or add replicas.",
             min(max(expected_s, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S),
         )
+
+    def _drop_old_deadlines(self) -> None:
+        """Keep those that have ended from piling up, when deadlines are far ahead."""
+        if len(self._deadlines) <= self._max_deadlines:
+            return
+        live = [sequence for choices in self._live.values() for sequence in choices.values()]
+        self._deadlines = [
+            (s.deadline, s.request_id, s.choice_index) for s in live if s.deadline is not None
+        ]
+        heapq.heapify(self._deadlines)
+        self._max_deadlines = max(_MIN_DEADLINES, 2 * len(self._deadlines))
 
     def _expire(self, now: float) -> list[TokenOutput]:
         """Give up the requests whose deadline has passed."""

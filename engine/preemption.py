@@ -22,8 +22,8 @@ class Preemption:
     def victim(self, request: Request, running: list[Request]) -> Request | None:
         """Return whom `request` takes a block from: of those that came later, who loses least.
 
-        None: nobody is there to take from, or all have lost too often and `request` is not the
-        first of those that run.
+        None: nobody has anything that the others do not hold as well, or all have lost too often
+        and `request` is not the first of those that run.
         """
         later = [other for other in running if other.rank > request.rank]
         spared = [other for other in later if other.num_preemptions < _MAX_PREEMPTIONS]
@@ -31,9 +31,11 @@ class Preemption:
             if any(other.rank < request.rank for other in running):
                 return None
             spared = later
-        # Those whose blocks are all shared free nothing.
+        # Those whose blocks are all shared free nothing, unless it is with each other.
         useful = [other for other in spared if self._tables.num_own_blocks(other)]
-        return min(useful or spared, key=self._loss, default=None)
+        if not useful and self._tables.held_only_by(spared):
+            useful = spared
+        return min(useful, key=self._loss, default=None)
 
     def lower_classes(self, request: Request, running: Iterable[Request]) -> list[Request]:
         """Return those of lower classes that `request` may displace, who loses least first."""

@@ -52,8 +52,8 @@ class Scheduler:
         self._tables = BlockTables(pool, config.model_name)
         self._budget = StepBudget(config.preset, step_time)
         self._lengths = lengths
-        self._room = Room(self._tables, pool, lengths)
         self._preemption = Preemption(self._tables, pool, step_time)
+        self._room = Room(self._tables, pool, lengths, self._preemption)
         self._max_num_batched_tokens = config.max_num_batched_tokens
         # A step always has room for a token of each.
         self._max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
@@ -170,44 +170,47 @@ class Scheduler:
 
     def _schedule_prefills(self, plan: StepPlan) -> None:
         num_prefills = len(self._prefilling) + len(self._waiting)
-        decodes = [scheduled.request for scheduled in plan.decodes]
-        plan.prefill_s_left = self._budget.prefill_s(decodes, num_prefills)
+        plan.prefill_s_left = self._budget.prefill_s(plan.decode_work(), num_prefills)
         for request in self._prefilling:
             self._set_due(request, request.num_computed_tokens)
         candidates = [*self._prefilling, *self._waiting.first(_MAX_CANDIDATES)]
         candidates.sort(key=lambda request: request.place)
+        self._room.look(self._running())
         overtaken: list[Request] = []
         for request in candidates:
             if not plan.takes_prefill:
                 return
             if request.status is RequestStatus.RUNNING:
                 plan.add_chunk(request)
-            elif self._tables.is_coming(request):
+            elif overtaken and overtaken[-1].num_overtakes >= _MAX_OVERTAKES:
                 continue
-            elif self._admit(request, plan):
-                for other in overtaken:
-                    other.num_overtakes += 1
+            elif self._admit(request, overtaken, plan):
                 plan.add_chunk(request)
-            else:
-                overtaken.append(request)
-                if request.num_overtakes >= _MAX_OVERTAKES:
-                    return
 
-    def _admit(self, request: Request, plan: StepPlan) -> bool:
+    def _admit(self, request: Request, overtaken: list[Request], plan: StepPlan) -> bool:
         """Let a request run if it fits, with what is cached of it."""
-        victims = self._preemption.lower_classes(request, self._running())
-        if victims and not self._room.is_possible(request, victims):
+        room = self._room
+        if not self._has_seat and not room.has_lower(request):
             return False
-        while not self._has_seat or not self._room.take(request, self._running()):
+        prefix = self._tables.find_prefix(request)
+        if prefix is None:
+            return False
+        if not self._has_seat or not room.is_there(request, prefix):
+            victims = room.victims(request, prefix)
             if not victims:
+                overtaken.append(request)
                 return False
-            self._preempt(victims.pop(0), plan)
+            for victim in victims:
+                self._preempt(victim, plan)
         self._waiting.remove(request)
-        self._tables.start(request)
+        self._tables.start(request, prefix)
         self._prefilling[request] = None
         request.status = RequestStatus.RUNNING
         if not request.num_preemptions:
             self._count_admission(request)
+        for other in overtaken:
+            other.num_overtakes += 1
+        room.look(self._running())
         return True
 
     def _make_room(self, request: Request) -> bool:
@@ -249,7 +252,9 @@ class Scheduler:
         service_s = self._step_time.prefill_s(request.num_tokens - num_computed, num_computed)
         request.due_s = request.arrival_s + service_s
         if request.deadline is not None:
-            request.due_s = min(request.due_s, request.deadline - service_s)
+            # One that cannot be met any more comes first of its time, not before all others.
+            latest_s = max(request.arrival_s, request.deadline - service_s)
+            request.due_s = min(request.due_s, latest_s)
 
     @property
     def _has_seat(self) -> bool:
@@ -271,7 +276,11 @@ class Scheduler:
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         self._tables.release(request)
-        self._lengths.observe(request.num_output_tokens)
+        if request.num_output_tokens:
+            # One that never got a turn tells nothing of how long outputs get.
+            self._lengths.observe(request.num_output_tokens)
+        # Siblings name each other in a circle, which only the garbage collector would free.
+        request.siblings = []
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
 

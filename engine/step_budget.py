@@ -5,10 +5,8 @@ tokens: with a share s a step lasts 1 / (1 - s) times as long as it would withou
 """
 
 import math
-from collections.abc import Sequence
 
 from engine.config import Preset
-from engine.request import Request
 from engine.step_time import StepTimeFit, StepWork
 
 # 1 / (1 - 0.4) = 1.67: a long prompt stretches the gaps between tokens by two thirds.
@@ -24,14 +22,14 @@ class StepBudget:
         self._preset = preset
         self._step_time = step_time
 
-    def prefill_s(self, decodes: Sequence[Request], num_prefills: int) -> float:
+    def prefill_s(self, decodes: StepWork, num_prefills: int) -> float:
         """Return the seconds that prefill may add to a step.
 
         Args:
-            decodes: sequences that get a token in this step.
+            decodes: the step without prefill.
             num_prefills: requests that still have a prompt to compute, waiting ones included.
         """
-        num_decodes = len(decodes)
+        num_decodes = decodes.num_decodes
         if not num_decodes or self._preset == Preset.THROUGHPUT:
             return math.inf
         share = _SHARE
@@ -39,9 +37,7 @@ class StepBudget:
             # Besides the one that is served, who waits counts too.
             num_behind = _WEIGHT_OF_WAITING * (num_prefills - 1)
             share = max(share, num_behind / (num_behind + num_decodes))
-        num_reads = sum(request.num_computed_tokens for request in decodes)
-        work = StepWork(num_decodes=num_decodes, num_decode_reads=num_reads)
-        decode_s = self._step_time.predict(work)
+        decode_s = self._step_time.predict(decodes)
         if decode_s <= 0:
             return math.inf  # nothing learned yet
         return decode_s * share / (1 - share)

@@ -4,7 +4,7 @@ from engine.batch import Batch, ScheduledRequest
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.request import Request
-from engine.step_time import StepTimeFit
+from engine.step_time import StepTimeFit, StepWork
 
 
 class StepPlan:
@@ -36,6 +36,13 @@ class StepPlan:
     def takes_prefill(self) -> bool:
         """Whether there is anything left for prefill."""
         return self.num_tokens_left > 0 and self.prefill_s_left > 0
+
+    def decode_work(self) -> StepWork:
+        """Return what its decodes compute."""
+        work = StepWork()
+        for scheduled in self.decodes:
+            work.add_decode(scheduled.request.num_computed_tokens)
+        return work
 
     def add_chunk(self, request: Request) -> None:
         """Add its next tokens, as far as budget and the blocks at hand reach."""

@@ -18,6 +18,9 @@ _NUM_SWEEPS = 4
 _MAX_SURPRISE = 10.0
 _NUM_TRUSTED_STEPS = 20
 _MIN_STEP_S = 1e-5
+# After so many steps without block moves their price is unknown again. It may have been measured
+# in a bad moment, and where it is too high nothing is moved any more that could correct it.
+_MOVES_REMEMBERED = 1000
 _NUM_FEATURES = 6
 _CONSTANT, _DECODES, _TOKENS, _PAIRS, _READS, _MOVES = range(_NUM_FEATURES)
 # Share of the newest step in the running mean of context lengths.
@@ -70,6 +73,7 @@ class StepTimeFit:
         self._targets = [0.0] * _NUM_FEATURES
         self._coefficients = [0.0] * _NUM_FEATURES
         self._num_steps = 0
+        self._num_steps_since_move = 0
         self._mean_prefill_context = 0.0
         self._mean_decode_context = 0.0
 
@@ -82,7 +86,7 @@ class StepTimeFit:
 
     @property
     def move_s(self) -> float:
-        """Seconds to move a block; 0 before anything was moved."""
+        """Seconds to move a block; 0 before anything was moved, or long after."""
         return self._coefficients[_MOVES]
 
     def predict(self, work: StepWork) -> float:
@@ -112,6 +116,9 @@ class StepTimeFit:
             if expected > 0:
                 seconds = min(seconds, _MAX_SURPRISE * expected)
         self._num_steps += 1
+        self._num_steps_since_move = 0 if work.num_moves else self._num_steps_since_move + 1
+        if self._num_steps_since_move == _MOVES_REMEMBERED:
+            self._forget_moves()
         if work.num_prefill_tokens:
             context = work.num_prefill_pairs / work.num_prefill_tokens
             self._mean_prefill_context += _MEAN_SHARE * (context - self._mean_prefill_context)
@@ -128,6 +135,12 @@ class StepTimeFit:
             self._targets[i] = self._targets[i] * _DECAY + feature * seconds
         for _ in range(_NUM_SWEEPS):
             self._sweep()
+
+    def _forget_moves(self) -> None:
+        self._coefficients[_MOVES] = self._targets[_MOVES] = 0.0
+        self._products[_MOVES] = [0.0] * len(self._products)
+        for row in self._products:
+            row[_MOVES] = 0.0
 
     def _sweep(self) -> None:
         """Minimise along each coefficient in turn (coordinate descent), kept at zero or above."""

@@ -118,6 +118,9 @@ class FakeExecutor:
             self._move(move)
         self.num_steps += 1
         self.num_computed_tokens += batch.num_tokens
+        if len(self._true_states) > 2 * len(batch.requests) + 64:
+            live = {r: s for r, s in self._true_states.items() if r.finish_reason is None}
+            self._true_states = live
         return [self._run(scheduled) for scheduled in batch.requests]
 
     def shutdown(self) -> None:

@@ -60,7 +60,8 @@ class HttpSession:
         try:
             return asyncio.run(asyncio.wait_for(load, self._limit_s))
         except TimeoutError:
-            raise PeerFailed(f"not done after {self._limit_s:g} s") from None
+            late = f"{len(asks)} requests not done after {self._limit_s:g} s"
+            raise PeerFailed(f"{late}\n{self._server.log_tail()}") from None
         except (OSError, RuntimeError) as error:
             raise PeerFailed(f"{error}\n{self._server.log_tail()}") from error
 

@@ -25,7 +25,7 @@ from engine.parallel import TensorParallel
 from engine.request import GenerateRequest
 from engine.sampler import Sampler
 from engine.sampling_params import SamplingParams
-from tests.benchmarks.workload import WORKLOADS, make_asks
+from tests.benchmarks.workload import WORKLOADS, make_asks, read_words
 
 LONG_PROMPT = 4096
 NUM_STREAMS = 4
@@ -110,10 +110,10 @@ def step_s(core: EngineCore) -> float:
     return time.perf_counter() - started
 
 
-def measure_throughput(core: EngineCore, seed: int) -> dict[str, float]:
+def measure_throughput(core: EngineCore, model: Path, seed: int) -> dict[str, float]:
     """Return output tokens/s of workload C, closed loop."""
     workload = WORKLOADS["C"]
-    asks = make_asks(workload, vocab_size=49152, seed=seed)
+    asks = make_asks(workload, read_words(model), seed)
     waiting = [
         GenerateRequest(
             request_id=str(i),
@@ -153,7 +153,9 @@ def main() -> None:
     for seed in range(options.repeats):
         for preset in presets:
             stall = measure_stall(bench.core(preset), seed)
-            runs[preset].append(stall | measure_throughput(bench.core(preset), seed))
+            runs[preset].append(
+                stall | measure_throughput(bench.core(preset), bench.config.model_path, seed)
+            )
             print(preset, {key: round(value, 4) for key, value in runs[preset][-1].items()})
     report = {
         preset: {key: statistics.median(run[key] for run in of_preset) for key in of_preset[0]}

@@ -43,6 +43,8 @@ class FakeTokenSource:
         """Outputs before the source goes silent."""
         self.paused = asyncio.Event()
         self.last_finish_reason = FinishReason.STOP
+        self.error_text = "out of luck"
+        """What the engine says went wrong, where that reason is an error."""
         self.replicas = [ReplicaSnapshot("r1", engine_snapshot(), age_s=0.1)]
         self.requests: list[GenerateRequest] = []
         self.aborted: list[tuple[str, int]] = []
@@ -113,7 +115,7 @@ class FakeTokenSource:
                 logprobs=_logprobs(new, request.params.logprobs),
                 finish_reason=reason if end else None,
                 num_cached_tokens=NUM_CACHED_TOKENS,
-                error="out of luck" if end and reason is FinishReason.ERROR else None,
+                error=self.error_text if end and reason is FinishReason.ERROR else None,
             )
 
 

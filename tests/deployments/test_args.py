@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.args import AppArgs
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
 
@@ -22,8 +22,14 @@ def test_engine_settings_have_the_engines_names_and_defaults() -> None:
 def test_step_budget_fits_the_device_unless_one_is_given() -> None:
     for device, num_tokens in (("cpu", 512), ("cuda", 2048)):
         assert AppArgs().engine_config(device=device).max_num_batched_tokens == num_tokens
-    given = AppArgs(max_num_batched_tokens=77).engine_config(device="cpu")
+    given = AppArgs(max_num_batched_tokens=77, preset="throughput").engine_config(device="cpu")
     assert given.max_num_batched_tokens == 77
+
+
+def test_throughput_takes_full_steps_on_every_device() -> None:
+    for device in ("cpu", "cuda"):
+        config = AppArgs(preset="throughput").engine_config(device=device)
+        assert (config.preset, config.max_num_batched_tokens) == (Preset.THROUGHPUT, 2048)
 
 
 def test_every_engine_setting_reaches_the_engine() -> None:
@@ -36,7 +42,10 @@ def test_every_engine_setting_reaches_the_engine() -> None:
         "max_model_len": 100,
         "max_num_seqs": 7,
         "max_num_batched_tokens": 64,
-        "enable_prefix_caching": False,
+        "preset": Preset.INTERACTIVE,
+        "enable_prefix_caching": True,
+        "host_kv_bytes": 1 << 30,
+        "deterministic": True,
         "max_num_waiting": 9,
         "tensor_parallel_size": 3,
         "num_threads": 2,
@@ -85,6 +94,7 @@ def test_unknown_argument_is_refused_by_name() -> None:
     [
         ({"block_size": 3}, "block size is 3"),
         ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0"),
+        ({"host_kv_bytes": 1, "enable_prefix_caching": False}, "prefix caching is off"),
         ({"replicas_min": 2, "replicas_max": 1}, "below replicas_min 2"),
         ({"api_keys": ["good", " "]}, "An API key is empty"),
     ],

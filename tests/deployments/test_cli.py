@@ -134,6 +134,19 @@ def test_sizes_take_units(run: Run, launches: Launches, size: str, num_bytes: in
     assert launches.args.kv_cache_bytes == num_bytes
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--preset interactive --host-kv-memory 2GiB --deterministic",
+        "--performance-mode interactivity --kv-offloading-size 2GiB --deterministic",
+    ],
+)
+def test_scheduling_options_reach_the_engine(run: Run, launches: Launches, words: str) -> None:
+    assert run("serve", *words.split()) == (0, "", "")
+    args = launches.args or AppArgs()
+    assert (args.preset, args.host_kv_bytes, args.deterministic) == ("interactive", 2 << 30, True)
+
+
 def test_replicas_take_a_range(run: Run, launches: Launches) -> None:
     run("serve", "--replicas", "1:4")
     assert launches.args is not None
@@ -180,6 +193,9 @@ def test_failed_start_ends_in_cause_and_fix(run: Run, launches: Launches) -> Non
         ("--kv-cache-memory lots", '"lots" is no size'),
         ("--kv-cache-memory 1XB", '"1XB" is no size'),
         ("--kv-cache-memory 0", "kv-cache-bytes is 0"),
+        ("--host-kv-memory much", '"much" is no size'),
+        ("--host-kv-memory 1GiB --no-enable-prefix-caching", "prefix caching is off"),
+        ("--preset fast", "fast"),
         ("--replicas many", '"many" is no number of replicas'),
         ("--replicas 4:1", "below replicas_min 4"),
         ("--replicas 0", "replicas-min is 0"),

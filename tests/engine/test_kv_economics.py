@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.block_move import MoveKind
 from engine.block_pool import BlockPool
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.host_tier import HostTier
-from engine.kv_forecast import peak_blocks
+from engine.kv_forecast import Peak
 from engine.output_length import OutputLengths
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
@@ -171,9 +173,20 @@ def test_hot_blocks_make_room_when_they_are_too_many() -> None:
 
 def test_forecast_is_the_peak_and_not_the_sum() -> None:
     # The short one gives its blocks back before the long one has grown.
-    assert peak_blocks([2, 10], [4, 4], block_size=1) == 4 + 10
-    assert peak_blocks([2, 10], [8, 4], block_size=1) == 8 + 4 + 2 * 2
-    assert peak_blocks([0], [7], block_size=16) == 7
+    assert Peak([2], [4], block_size=1).with_one_more(10, 4) == 4 + 10
+    assert Peak([10], [4], block_size=1).with_one_more(2, 8) == 8 + 4 + 2 * 2
+    assert Peak([], [], block_size=16).with_one_more(0, 7) == 7
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=7))
+def test_forecast_of_one_more_is_that_of_all_together(sequences: list[tuple[int, int]]) -> None:
+    def held_just_before(end: int) -> int:
+        return sum(known + end for growth, known in sequences if growth >= end)
+
+    (growth, known), *others = sequences
+    peak = Peak([g for g, _ in others], [k for _, k in others], block_size=1)
+    expected = max(held_just_before(end) for end, _ in sequences)
+    assert peak.with_one_more(growth, known) == expected
 
 
 def test_expected_length_is_learned_and_conditional() -> None:

@@ -1,13 +1,9 @@
 """Paging under random load: blocks conserved, nothing shared for writing, nobody lost or starved.
 
-A state machine adds, aborts and steps over small pools. The executor (tests/fakes.py) checks each
-read of the simulated cache; this file checks the pool before and after each step and compares
-every output with the oracle, which knows neither batches nor blocks.
+A state machine adds, aborts and steps over small pools; tests/engine/checked_core.py checks.
 """
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,20 +11,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from engine.batch import Batch
-from engine.config import EngineConfig, Preset
-from engine.core import EngineCore
-from engine.errors import InvalidRequest, Overloaded
-from engine.output import FinishReason, TokenOutput
-from engine.request import GenerateRequest, Request, RequestStatus
+from engine.config import Preset
+from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
-from tests.fakes import FakeClock, FakeExecutor, expect_short_outputs
+from tests.engine.checked_core import VOCAB, CheckedCore
 
-VOCAB = 40
-EOS = frozenset({3})
 MAX_MODEL_LEN = 96
-# Preemption computes tokens again, but only so often.
-MAX_WASTE = 5
 
 sizes = st.fixed_dictionaries(
     {
@@ -70,162 +58,48 @@ asks = st.builds(
 )
 
 
-@dataclass
-class Choice:
-    """What one sequence has sent so far, and what it must send in all."""
-
-    expected: list[int]
-    cost: int
-    """Tokens that its computation takes where nothing is lost."""
-    received: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-
 class Paging(RuleBasedStateMachine):
-    """Clients, engine and checks."""
+    """What clients do and when."""
 
     @initialize(sizes=sizes)
     def start(self, sizes: dict[str, Any]) -> None:
-        num_host_blocks = sizes.pop("num_host_blocks") if sizes["enable_prefix_caching"] else 0
-        sizes.pop("num_host_blocks", None)
-        is_hopeful = sizes.pop("is_hopeful")
-        num_blocks = max(1, sizes.pop("num_cache_tokens") // sizes["block_size"])
-        config = EngineConfig(model_path=Path("unused"), model_name="fake", **sizes)
-        self.executor = FakeExecutor(
-            num_blocks,
-            config.block_size,
-            vocab_size=VOCAB,
-            num_host_blocks=num_host_blocks,
-            on_execute=self.check_writes,
-        )
-        self.clock = FakeClock()
-        self.core = EngineCore(
-            config,
-            self.executor,
-            max_model_len=MAX_MODEL_LEN,
-            eos_token_ids=EOS,
-            vocab_size=VOCAB,
-            clock=self.clock,
-        )
-        if is_hopeful:
-            expect_short_outputs(self.core._scheduler._lengths)
-        self.config = config
-        self.pool = self.core._pool
-        self.capacity = min(MAX_MODEL_LEN, num_blocks * config.block_size)
-        self.choices: dict[tuple[str, int], Choice] = {}
-        self.requests: set[Request] = set()
+        num_cache_tokens = sizes.pop("num_cache_tokens")
+        if not sizes["enable_prefix_caching"]:
+            sizes["num_host_blocks"] = 0
+        num_blocks = max(1, num_cache_tokens // sizes["block_size"])
+        self.engine = CheckedCore(num_blocks=num_blocks, max_model_len=MAX_MODEL_LEN, **sizes)
         self.num_added = 0
 
     @rule(asks=st.lists(asks, min_size=1, max_size=4))
     def add(self, asks: list[GenerateRequest]) -> None:
         for ask in asks:
             self.num_added += 1
-            self.add_one(replace(ask, request_id=str(self.num_added)))
-
-    def add_one(self, request: GenerateRequest) -> None:
-        prompt = request.prompt_token_ids
-        n, max_tokens = request.params.n, request.params.max_tokens
-        room = self.capacity - len(prompt)
-        is_possible = bool(prompt) and room >= (max_tokens or 1)
-        num_waiting = self.core.snapshot().num_waiting
-        try:
-            self.core.add(request)
-        except InvalidRequest:
-            assert not is_possible
-            return
-        except Overloaded:
-            assert num_waiting + n > self.config.max_num_waiting
-            return
-        assert is_possible
-        limit = room if max_tokens is None else max_tokens
-        stops = frozenset() if request.params.ignore_eos else EOS
-        for index in range(n):
-            expected = self.executor.model.generate(request, index, limit, stops)
-            choice = Choice(expected, len(prompt) + len(expected))
-            self.choices[request.request_id, index] = choice
+            self.engine.add(replace(ask, request_id=str(self.num_added)))
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        if not self.choices:
+        if not self.engine.choices:
             return
-        request_id, index = data.draw(st.sampled_from(sorted(self.choices)))
+        request_id, index = data.draw(st.sampled_from(sorted(self.engine.choices)))
         whole = data.draw(st.booleans())
-        self.receive(self.core.abort(request_id, None if whole else index))
-        for (other_id, other_index), choice in self.choices.items():
-            if other_id == request_id and (whole or other_index == index):
-                assert choice.finish_reason is not None
+        self.engine.abort(request_id, None if whole else index)
 
     @rule(num_steps=st.integers(1, 5))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
-            self.receive(self.core.step().outputs)
-            self.blocks_are_conserved()
-
-    def run_until_idle(self) -> None:
-        """Nothing starves: the first by rank gets on, whatever the others do."""
-        live = [c for c in self.choices.values() if c.finish_reason is None]
-        for _ in range(MAX_WASTE * sum(choice.cost for choice in live)):
-            if not self.core.has_work:
-                break
-            self.receive(self.core.step().outputs)
-        assert not self.core.has_work
-        for choice in self.choices.values():
-            assert choice.finish_reason is not None
-        self.blocks_are_conserved()
-        assert self.pool.num_usable_blocks == self.pool.num_blocks
+            self.engine.step()
 
     def teardown(self) -> None:
-        if hasattr(self, "core"):
-            self.run_until_idle()
+        if hasattr(self, "engine"):
+            self.engine.run_until_idle()
 
     @invariant()
     def queued_tokens_are_counted(self) -> None:
-        scheduler = self.core._scheduler
-        gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._prefilling]
-        assert all(r.num_tokens - r.num_computed_tokens == 1 for r in scheduler._decoding)
-        known = sum(r.num_tokens for r in scheduler._waiting) + sum(gaps)
-        assert self.core.snapshot().num_queued_prefill_tokens == known
+        self.engine.check_queue()
 
     @invariant()
     def blocks_are_conserved(self) -> None:
-        holders: Counter[int] = Counter()
-        for request in self.requests:
-            assert len(set(request.block_ids)) == len(request.block_ids)
-            if request.status is not RequestStatus.RUNNING:
-                assert not request.block_ids
-            holders.update(request.block_ids)
-        pool = self.pool
-        for block_id in range(pool.num_blocks):
-            assert pool.ref_count(block_id) == holders[block_id]
-        assert pool.num_free_blocks + pool.num_evictable_blocks + len(holders) == pool.num_blocks
-
-    def check_writes(self, batch: Batch) -> None:
-        """A block about to be written has one holder and is in nobody's prefix."""
-        self.clock.advance(0.001 + 0.0005 * batch.num_tokens + 0.0001 * len(batch.moves))
-        assert batch.num_tokens <= self.config.max_num_batched_tokens
-        assert len(batch.requests) <= self.config.max_num_seqs
-        for scheduled in batch.requests:
-            request = scheduled.request
-            self.requests.add(request)
-            first = request.num_computed_tokens // self.config.block_size
-            end = request.num_computed_tokens + scheduled.num_scheduled_tokens
-            assert end <= len(request.block_ids) * self.config.block_size
-            for block_id in request.block_ids[first:]:
-                assert self.pool.ref_count(block_id) == 1
-                assert not self.pool.is_cached(block_id)
-
-    def receive(self, outputs: list[TokenOutput]) -> None:
-        for output in outputs:
-            choice = self.choices[output.request_id, output.choice_index]
-            assert choice.finish_reason is None, "a sequence ended twice"
-            assert output.index == len(choice.received)
-            choice.received += output.token_ids
-            choice.finish_reason = output.finish_reason
-            assert choice.received == choice.expected[: len(choice.received)]
-            if output.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
-                assert choice.received == choice.expected
-                is_stop = output.finish_reason is FinishReason.STOP
-                assert not is_stop or choice.expected[-1] in EOS
+        self.engine.check_blocks()
 
 
 COMMON = settings(
