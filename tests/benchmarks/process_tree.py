@@ -1,5 +1,6 @@
 """What a process and everything it started use, and how to end them all."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -59,8 +60,8 @@ def _kibibytes(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C, then kill whatever of the tree is left. The process leads a session of its own."""
-    started = processes(process.pid)
+    """Ctrl-C, then kill whatever is left. The process leads a session of its own."""
+    started = [p for p in {*processes(process.pid), *_session(process.pid)} if p.pid != process.pid]
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
@@ -69,7 +70,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     finally:
-        _, alive = psutil.wait_procs([p for p in started if p.pid != process.pid], KILL_TIMEOUT_S)
+        _, alive = psutil.wait_procs(started, KILL_TIMEOUT_S)
         for left in alive:
             left.kill()
         psutil.wait_procs(alive, KILL_TIMEOUT_S)
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """Members of a session, among them those whose parent died before it could end them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
