@@ -1,4 +1,4 @@
-"""Paged attention in float32 on CPU by our compiled kernels; see kernels/native/attention.cpp.
+"""Paged attention in float32 on CPU by our compiled kernels; see kernels/native/attention.h.
 
 The cache has the shape that `kernels.ops` tells, but the keys of a block lie transposed in it:
 [head_dim, block_size]. Nobody else looks into blocks; whole ones may be copied.

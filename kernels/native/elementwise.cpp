@@ -42,7 +42,8 @@ extern "C" void add_rms_norm(const float* x, float* residual, const Norm* norm, 
   share_rows(num_rows, width, [&](int64_t row) {
     float* r = residual + row * width;
     if (x)
-      for (int64_t i = 0; i < width; i += LANES) store(r + i, load(r + i) + load(x + row * width + i));
+      for (int64_t i = 0; i < width; i += LANES)
+        store(r + i, load(r + i) + load(x + row * width + i));
     const float scale = inverse_rms(r, width, norm->eps);
     for (int64_t i = 0; i < width; i += LANES)
       store(y + row * width + i, load(r + i) * scale * load(norm->gain + i));

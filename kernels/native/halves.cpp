@@ -15,10 +15,12 @@ extern "C" void self_attention(const SelfAttention* weights, const Step* step, c
                                const int64_t* rows, int64_t num_rows, float* y) {
   const int64_t width = weights->qkv.num_inputs, query_width = step->query_width();
   const int64_t num_tokens = step->num_tokens, column_bytes = num_tokens * sizeof(float);
-  scratch.open(column_bytes * width, column_bytes * step->heads_width(), column_bytes * query_width);
-  float* normed = (float*)scratch.take(column_bytes * width);
-  float* heads = (float*)scratch.take(column_bytes * step->heads_width());
-  float* attended = (float*)scratch.take(column_bytes * query_width);
+  const int64_t normed_bytes = column_bytes * width, attended_bytes = column_bytes * query_width;
+  const int64_t heads_bytes = column_bytes * step->heads_width();
+  scratch.open(normed_bytes, heads_bytes, attended_bytes);
+  float* normed = (float*)scratch.take(normed_bytes);
+  float* heads = (float*)scratch.take(heads_bytes);
+  float* attended = (float*)scratch.take(attended_bytes);
   add_rms_norm(x, residual, &weights->norm, normed, num_tokens, width);
   linear(normed, &weights->qkv, heads, num_tokens);
   rotate_and_store(heads, &weights->qk_norm, rotation, kv_cache, step);
