@@ -76,6 +76,10 @@ class Serving:
         """Everything it started and that still runs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def niceness(self) -> int:
+        """Niceness of the command itself."""
+        return psutil.Process(self.process.pid).nice()
+
     def titled(self, prefix: str) -> list[psutil.Process]:
         """Those of its processes whose title begins like this; Ray's actors set theirs."""
         return [process for process in self.processes() if _title(process).startswith(prefix)]
