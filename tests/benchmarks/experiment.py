@@ -2,12 +2,14 @@
 
 `make experiment`, alone on the machine. The product, a full reservation and a contiguous allocator
 (tests/benchmarks/allocation.py) serve the lengths of real conversations from the same memory, with
-the same model and kernels. Writes experiment.json and experiment.svg, and prints tables.
+the same model and kernels. Prints tables; writes experiment.json and experiment.svg. Run again, it
+adds to the figures that are there and shows medians.
 """
 
 import argparse
 import json
 import platform
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,26 +23,37 @@ from tests.benchmarks.experiment_figure import draw
 from tests.benchmarks.real_engine import LATENCY_LOADS, Bench
 from tests.benchmarks.waste import simulate
 
-Figures = dict[str, dict[str, dict[str, float]]]
-"""By row, system and name."""
-Rows = Iterator[tuple[str, dict[str, dict[str, float]]]]
-"""Rows as they are measured."""
+Row = dict[str, dict[str, float]]
+"""Figures by system and name."""
+Report = dict[str, dict[str, dict[str, list[dict[str, float]]]]]
+"""All that was measured: by part, row and system, a set of figures for each time."""
 
 CONCURRENCIES = [1, 2, 5, 10, 20, 50, 75, 100, 150, 200]
+# What the tables show of each row.
+COLUMNS = {
+    "waste": {
+        "allocated and not used": ("waste", "{:.2%}"),
+        "allocated / used": ("allocated_per_used", "{:.2f}"),
+        "sequences running": ("num_running", "{:.1f}"),
+    },
+    "throughput": {"output tokens/s": ("tokens_per_s", "{:.1f}")},
+    "latency": {
+        "requests/s sent": ("sent_per_s", "{:.2f}"),
+        "TTFT p50, s": ("ttft_p50_s", "{:.3f}"),
+        "TTFT p99, s": ("ttft_p99_s", "{:.3f}"),
+        "whole p50, s": ("e2e_p50_s", "{:.3f}"),
+        "whole p99, s": ("e2e_p99_s", "{:.3f}"),
+    },
+}
 
 
-def show(row: str, of_systems: dict[str, dict[str, float]], key: str, form: str) -> None:
-    """Print one row, the product's value by the others' at its end."""
-    values = [of_systems[system][key] for system in System]
-    ratios = "".join(f"{values[0] / value:>10.2f}x" for value in values[1:])
-    cells = "".join(f"{form.format(value):>12}" for value in values)
-    print(f"{row:<34}{cells}{ratios}", flush=True)
-
-
-def head(title: str) -> None:
-    """Print a table's head."""
-    systems = "".join(f"{system:>12}" for system in System)
-    print(f"\n{title:<34}{systems}   paged / reserved, contiguous", flush=True)
+def show(part: str, name: str, row: Row) -> None:
+    """Print one row of a report, and the product's figures by the others'."""
+    for title, (key, form) in COLUMNS[part].items():
+        values = [row[system][key] for system in System]
+        cells = "".join(f"{form.format(value):>12}" for value in values)
+        ratios = "".join(f"{values[0] / value:>11.2f}x" for value in values[1:])
+        print(f"{name:<26}{title:<24}{cells}{ratios}", flush=True)
 
 
 def figures(run: Run) -> dict[str, float]:
@@ -62,49 +75,67 @@ def figures(run: Run) -> dict[str, float]:
     }
 
 
-def of_each(bench: Bench, run: Callable[[Server], Run]) -> dict[str, dict[str, float]]:
-    """Measure every system, one after the other."""
-    return {system.value: figures(run(server)) for system, server in bench.servers.items()}
-
-
 def percentile(ordered: list[float], percent: int) -> float:
     """Return the smallest value that so many per cent do not exceed."""
     return ordered[-(-percent * len(ordered) // 100) - 1]
 
 
-def measure_waste() -> Rows:
+def median_row(runs: dict[str, list[dict[str, float]]]) -> Row:
+    """Return each figure's median over the times it was measured."""
+    return {
+        system: {key: statistics.median(each[key] for each in times) for key in times[0]}
+        for system, times in runs.items()
+    }
+
+
+def of_each(bench: Bench, run: Callable[[Server], Run]) -> Row:
+    """Measure every system, one after the other."""
+    return {system.value: figures(run(server)) for system, server in bench.servers.items()}
+
+
+def measure_waste() -> Iterator[tuple[str, Row]]:
     """Part (a): simulated, so that lengths are the trace's own."""
-    head("memory allocated and not used")
     for scale in (CHAT, AS_TRACED):
-        row = {system.value: figures(simulate(system, scale)) for system in System}
-        show(scale.title, row, "waste", "{:.2%}")
-        show("  allocated / used", row, "allocated_per_used", "{:.2f}")
-        show("  sequences running, mean", row, "num_running", "{:.1f}")
-        yield scale.title, row
+        yield scale.title, {s.value: figures(simulate(s, scale)) for s in System}
 
 
-def measure_throughput(bench: Bench, concurrencies: list[int]) -> Rows:
+def measure_throughput(bench: Bench, concurrencies: list[int]) -> Iterator[tuple[str, Row]]:
     """Part (b): so many requests in flight at all times."""
-    head("output tokens/s, in flight")
     for concurrency in concurrencies:
-        row = of_each(bench, partial(bench.run_closed, concurrency))
-        show(str(concurrency), row, "tokens_per_s", "{:.1f}")
-        yield str(concurrency), row
+        yield f"{concurrency} in flight", of_each(bench, partial(bench.run_closed, concurrency))
 
 
-def measure_latency(bench: Bench, throughput: Figures) -> Rows:
-    """Part (c): requests come at random, at shares of what the systems can serve."""
+def measure_latency(bench: Bench, peaks: dict[System, float]) -> Iterator[tuple[str, Row]]:
+    """Part (c): requests come at random, at shares of the most that a system has served."""
     for load in LATENCY_LOADS:
-        rate = load.share * max(row[load.of]["requests_per_s"] for row in throughput.values())
-        head(f"{load.name}, {rate:.2f} requests/s")
+        rate = load.share * peaks[load.of]
         row = of_each(bench, partial(bench.run_open, rate, load.num_requests))
-        for key in ("ttft_p50_s", "ttft_p99_s", "e2e_p50_s", "e2e_p99_s"):
-            show(key.removesuffix("_s").replace("_", " ") + ", seconds", row, key, "{:.3f}")
-        yield load.name, row
+        yield load.name, {system: each | {"sent_per_s": rate} for system, each in row.items()}
+
+
+def peak_rates(report: Report) -> dict[System, float]:
+    """Return the requests/s that each system could serve at its best concurrency."""
+    if "throughput" not in report:
+        raise SystemExit("How much load is high? Measure it first: --parts throughput,latency")
+    rows = [median_row(runs) for runs in report["throughput"].values()]
+    return {system: max(row[system]["requests_per_s"] for row in rows) for system in System}
+
+
+def keep(report: Report, part: str, rows: Iterator[tuple[str, Row]], file: Path) -> None:
+    """Add what is measured to the report, row by row: the sweep is long."""
+    systems = "".join(f"{system:>12}" for system in System)
+    ratios = "".join(f"{'/ ' + system:>12}" for system in list(System)[1:])
+    print(f"\n{part:<50}{systems}{ratios}", flush=True)
+    for name, row in rows:
+        runs = report.setdefault(part, {}).setdefault(name, {system: [] for system in System})
+        for system, each in row.items():
+            runs[system].append(each)
+        show(part, name, median_row(runs))
+        file.write_text(json.dumps({"machine": platform.platform(), "report": report}, indent=1))
 
 
 def main() -> None:
-    """Measure what is asked for, keep the rest from the last time, draw what there is."""
+    """Measure what is asked for, beside what the file has, and draw all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="waste,throughput,latency")
     parser.add_argument("--concurrencies", type=int, nargs="+", default=CONCURRENCIES)
@@ -114,27 +145,24 @@ def main() -> None:
     parts = options.parts.split(",")
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "experiment.json"
-    report: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-
-    def keep(part: str, rows: Rows) -> None:
-        """Write after each row: the sweep is long."""
-        report["machine"] = platform.platform()
-        for name, row in rows:
-            report.setdefault(part, {})[name] = row
-            file.write_text(json.dumps(report, indent=1))
-
+    report: Report = json.loads(file.read_text())["report"] if file.exists() else {}
     if "waste" in parts:
-        keep("waste", measure_waste())
+        report.pop("waste", None)  # simulated: always the same
+        keep(report, "waste", measure_waste(), file)
     if {"throughput", "latency"} & set(parts):
         bench = Bench(resolve_model(DEFAULT_MODEL, cache_dir=options.cache_dir))
         if "throughput" in parts:
-            keep("throughput", measure_throughput(bench, options.concurrencies))
+            keep(report, "throughput", measure_throughput(bench, options.concurrencies), file)
         if "latency" in parts:
-            keep("latency", measure_latency(bench, report["throughput"]))
+            keep(report, "latency", measure_latency(bench, peak_rates(report)), file)
     print(f"\n{file}")
     if {"waste", "throughput", "latency"} <= report.keys():
+        medians: dict[str, Any] = {
+            part: {name: median_row(runs) for name, runs in rows.items()}
+            for part, rows in report.items()
+        }
         try:
-            draw(report, options.out / "experiment.svg")
+            draw(medians, options.out / "experiment.svg")
         except ModuleNotFoundError as error:
             print(f"No figure: {error}. Install it: .venv/bin/pip install matplotlib")
         else:

@@ -38,12 +38,11 @@ def _draw_waste(axes: Any, wastes: dict[str, dict[str, dict[str, float]]]) -> No
 
 
 def _draw_throughput(axes: Any, rates: dict[str, dict[str, dict[str, float]]]) -> None:
-    concurrencies = sorted(rates, key=int)
+    concurrencies = {int(name.split()[0]): row for name, row in rates.items()}
     for system in System:
-        values = [rates[c][system]["tokens_per_s"] for c in concurrencies]
         axes.plot(
-            [int(c) for c in concurrencies],
-            values,
+            sorted(concurrencies),
+            [concurrencies[c][system]["tokens_per_s"] for c in sorted(concurrencies)],
             marker=_MARKERS[system],
             color=_COLOURS[system],
             label=system,
