@@ -22,6 +22,7 @@ from engine.sampling_params import SamplingParams
 from engine.snapshot import EngineSnapshot
 from engine.tokenizer import Tokenizer
 from tests.engine.greedy_reference import GreedyReference
+from tests.fakes import expect_short_outputs
 
 pytestmark = pytest.mark.slow
 
@@ -186,5 +187,7 @@ def test_tokens_do_not_depend_on_prefix_cache_hits(
 
 def test_tokens_do_not_depend_on_preemptions(model: Model, reference: GreedyReference) -> None:
     # 320 tokens of cache, and 1049 in the end: several prompts start, few can finish together.
-    snapshot = check(model, reference, make_core(model, num_blocks=20), model.prompts, 24)
+    core = make_core(model, num_blocks=20)
+    expect_short_outputs(core._scheduler._lengths)
+    snapshot = check(model, reference, core, model.prompts, 24)
     assert snapshot.num_preemptions >= 5
