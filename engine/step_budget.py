@@ -35,8 +35,11 @@ class StepBudget:
         share = _SHARE
         if self._preset == Preset.BALANCED and num_prefills > 1:
             # Besides the one that is served, who waits counts too.
-            num_behind = _WEIGHT_OF_WAITING * (num_prefills - 1)
-            share = max(share, num_behind / (num_behind + num_decodes))
+            num_behind = num_prefills - 1
+            if num_behind >= num_decodes:
+                return math.inf
+            weight = _WEIGHT_OF_WAITING * num_behind
+            share = max(share, weight / (weight + num_decodes))
         decode_s = self._step_time.predict(decodes)
         if decode_s <= 0:
             return math.inf  # nothing learned yet

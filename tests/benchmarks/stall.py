@@ -3,7 +3,7 @@
 One engine's weights, a fresh core for each measurement:
 - stall: some sequences decode; then a prompt of 4096 tokens comes. The gaps between their tokens
   (ITL) while it prefills, against the gaps before.
-- throughput: workload C, output tokens/s with 64 sequences at once.
+- throughput: workload B, output tokens/s with 16 sequences at once.
 Run alone on the machine: `python -m tests.benchmarks.stall`.
 """
 
@@ -111,8 +111,8 @@ def step_s(core: EngineCore) -> float:
 
 
 def measure_throughput(core: EngineCore, model: Path, seed: int) -> dict[str, float]:
-    """Return output tokens/s of workload C, closed loop."""
-    workload = WORKLOADS["C"]
+    """Return output tokens/s of workload B, closed loop."""
+    workload = WORKLOADS["B"]
     asks = make_asks(workload, read_words(model), seed)
     waiting = [
         GenerateRequest(
@@ -165,7 +165,7 @@ def main() -> None:
         print(
             f"{name:<12} ITL p99 under a {LONG_PROMPT}-token prompt {figures['ratio']:.2f}x "
             f"(median {figures['median_ratio']:.2f}x), its TTFT {figures['long_ttft_s']:.1f} s; "
-            f"C {figures['tokens_per_s']:.1f} tok/s"
+            f"B {figures['tokens_per_s']:.1f} tok/s"
         )
     if options.json:
         options.json.write_text(json.dumps({"medians": report, "runs": runs}, indent=1))
