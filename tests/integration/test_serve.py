@@ -69,6 +69,11 @@ def test_bad_requests_get_their_4xx_with_cause(
     assert error["message"]
 
 
+def test_ranks_yield_to_nobody_of_the_service(smollm2_serving: Serving) -> None:
+    [rank] = smollm2_serving.ranks()
+    assert rank.nice() == min(process.nice() for process in smollm2_serving.processes())
+
+
 def test_disconnect_gives_the_blocks_back(smollm2_serving: Serving) -> None:
     body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 4000, "stream": True}
     body |= {"ignore_eos": True}
