@@ -7,9 +7,10 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx2
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -23,9 +24,8 @@ from deployments.launch_options import LaunchOptions
 from engine.errors import InvalidConfig
 
 APP_NAME = "pageray"
-
-
 SERVE_LOGGER = "ray.serve"
+HTTP_TIMEOUT_S = 60.0
 
 
 def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Console) -> None:
@@ -75,6 +75,9 @@ def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Ite
     try:
         with _phase(console, "start engine and frontend"):
             _deploy(args)
+        if options.address is None:  # a joined cluster may have no proxy on this machine
+            with _phase(console, "open the port"):
+                _wait_for_http(_url(options))
         yield
     finally:
         console.print("Draining: streams finish, new requests are refused. Ctrl-C cuts them off.")
@@ -96,6 +99,21 @@ def _deploy(args: AppArgs) -> None:
         raise InvalidConfig(_root_cause(reports), "See the lines above for the fix.") from error
 
 
+def _wait_for_http(url: str) -> None:
+    # HAProxy starts after the frontend: without this, whoever asks once told so finds nobody.
+    deadline = time.monotonic() + HTTP_TIMEOUT_S
+    with httpx2.Client(base_url=url, timeout=HTTP_TIMEOUT_S, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            with suppress(httpx2.TransportError):
+                if client.get("/ready").is_success:
+                    return
+            time.sleep(0.05)
+    raise InvalidConfig(
+        f"Nothing answers at {url}, though engine and frontend are up.",
+        "Look at the logs of Ray Serve's HAProxy, or serve with --verbose.",
+    )
+
+
 def _root_cause(reports: list[str]) -> str:
     # Ray nests tracebacks in its messages; the last line that names an exception is ours.
     lines = [line.strip() for report in reports for line in report.splitlines() if line.strip()]
@@ -110,8 +128,7 @@ def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: f
     for name, seconds in description.phase_times_s.items():
         console.print(f"    {name:<24}{seconds:6.1f} s", highlight=False)
     console.print(textwrap.indent(description.memory_plan, "    "), highlight=False)
-    host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
-    url = f"http://{host}:{options.port}"
+    url = _url(options)
     console.print(
         f"\n[bold green]Ready[/] after {elapsed_s:.1f} s: {args.model_name} at {url}\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
@@ -121,6 +138,11 @@ def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: f
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _url(options: LaunchOptions) -> str:
+    host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
+    return f"http://{host}:{options.port}"
 
 
 @contextmanager
