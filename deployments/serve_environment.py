@@ -16,13 +16,11 @@ def serve_environment(drain_timeout_s: float) -> dict[str, str]:
         # Every change of the frontends reloads HAProxy; the old process must outlive its streams.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(drain_timeout_s) + 60),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        # Ray's own is 15, and 0 for its daemons: on busy cores, which computing on CPU makes them
-        # all, each daemon's turn would cut into a step, and tokens would wait behind them all.
-        # It is relative: all of it is niced where Ray is started niced.
-        "RAY_worker_niceness": "0",
         # Serve's 0.1 s cost 3 % of a core, in the controller and in what it asks of Ray, even with
         # nothing to do. Health checks and autoscaling have periods of a second.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+        # Every process writes its metrics out ten times a second; nobody reads them so often.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
     }

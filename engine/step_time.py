@@ -25,6 +25,9 @@ _NUM_FEATURES = 6
 _CONSTANT, _DECODES, _TOKENS, _PAIRS, _READS, _MOVES = range(_NUM_FEATURES)
 # Share of the newest step in the running mean of context lengths.
 _MEAN_SHARE = 0.05
+# The same for how much longer chunks beside decodes take than the fit says, and its bounds.
+_EXCESS_SHARE = 0.1
+_MAX_EXCESS = 4.0
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class StepTimeFit:
         self._coefficients = [0.0] * _NUM_FEATURES
         self._num_steps = 0
         self._num_steps_since_move = 0
+        self._chunk_excess = 1.0
         self._mean_prefill_context = 0.0
         self._mean_decode_context = 0.0
 
@@ -103,6 +107,7 @@ class StepTimeFit:
         """Return how many tokens, behind `num_computed` of them, a chunk of so long has."""
         if math.isinf(seconds):
             return math.inf
+        seconds /= self._chunk_excess
         per_token = self._coefficients[_TOKENS] + self._coefficients[_PAIRS] * num_computed
         seconds = max(0.0, seconds - self._coefficients[_READS] * num_computed)
         # In this form nothing cancels, however small the share of the pairs is.
@@ -116,6 +121,7 @@ class StepTimeFit:
             if expected > 0:
                 seconds = min(seconds, _MAX_SURPRISE * expected)
         self._num_steps += 1
+        self._observe_chunk(work, seconds)
         self._num_steps_since_move = 0 if work.num_moves else self._num_steps_since_move + 1
         if self._num_steps_since_move == _MOVES_REMEMBERED:
             self._forget_moves()
@@ -135,6 +141,20 @@ class StepTimeFit:
             self._targets[i] = self._targets[i] * _DECAY + feature * seconds
         for _ in range(_NUM_SWEEPS):
             self._sweep()
+
+    def _observe_chunk(self, work: StepWork, seconds: float) -> None:
+        """Learn by how much the fit is wrong for chunks beside decodes.
+
+        The fit is a plane through all kinds of steps; here it has to be right near one of them.
+        """
+        if not work.num_decodes or not work.num_prefill_tokens:
+            return
+        decodes = StepWork(work.num_decodes, num_decode_reads=work.num_decode_reads)
+        decode_s = self.predict(decodes)
+        chunk_s = self.predict(work) - decode_s
+        if chunk_s > 0:
+            excess = min(max((seconds - decode_s) / chunk_s, 1 / _MAX_EXCESS), _MAX_EXCESS)
+            self._chunk_excess += _EXCESS_SHARE * (excess - self._chunk_excess)
 
     def _forget_moves(self) -> None:
         self._coefficients[_MOVES] = self._targets[_MOVES] = 0.0

@@ -70,9 +70,8 @@ def test_bad_requests_get_their_4xx_with_cause(
 
 
 def test_ranks_yield_to_nobody_of_the_service(smollm2_serving: Serving) -> None:
-    processes = smollm2_serving.processes()
-    assert smollm2_serving.ranks()
-    assert {process.nice() for process in processes} == {smollm2_serving.niceness()}
+    [rank] = smollm2_serving.ranks()
+    assert rank.nice() == min(process.nice() for process in smollm2_serving.processes())
 
 
 def test_disconnect_gives_the_blocks_back(smollm2_serving: Serving) -> None:
