@@ -174,7 +174,7 @@ def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> S
     step_time = StepTimeFit()
     num_tokens = min(_WARM_UP_TOKENS, config.max_num_batched_tokens, memory.max_model_len)
     for is_timed in (False, True):
-        for query_lens in ([num_tokens], [1]):
+        for query_lens in ([1], [num_tokens]):
             started = time.perf_counter()
             logits = runner.forward(example_step(query_lens, config.block_size, num_rows=1))
             if logits is not None and logits.is_cuda:

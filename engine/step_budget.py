@@ -11,6 +11,8 @@ from engine.step_time import StepTimeFit, StepWork
 
 # 1 / (1 - 0.4) = 1.67: a long prompt stretches the gaps between tokens by two thirds.
 _SHARE = 0.4
+# One of so many steps goes without prefill, to know what a step takes without it.
+_PROBE_PERIOD = 16
 # Who waits sees nothing yet, who streams sees slower text: one of those weighs as four of these.
 _WEIGHT_OF_WAITING = 4
 
@@ -20,6 +22,7 @@ class StepBudget:
 
     def __init__(self, preset: Preset, step_time: StepTimeFit) -> None:
         self._preset = preset
+        self._num_mixed_steps = 0
         self._step_time = step_time
 
     def prefill_s(self, decodes: StepWork, num_prefills: int) -> float:
@@ -40,6 +43,9 @@ class StepBudget:
                 return math.inf
             weight = _WEIGHT_OF_WAITING * num_behind
             share = max(share, weight / (weight + num_decodes))
+        self._num_mixed_steps = (self._num_mixed_steps + 1) % _PROBE_PERIOD
+        if not self._num_mixed_steps:
+            return 0.0
         decode_s = self._step_time.predict(decodes)
         if decode_s <= 0:
             return math.inf  # nothing learned yet

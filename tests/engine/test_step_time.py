@@ -20,10 +20,11 @@ def fitted(*, pairs: float = 0.0, moves: float = 0.0) -> StepTimeFit:
 @pytest.mark.parametrize("pairs", [0.0, 1e-25, 1e-12, 1e-8, 1e-6])
 def test_chunk_of_so_many_seconds_takes_so_many_seconds(pairs: float) -> None:
     fit = fitted()
-    fit._coefficients[3] = pairs
+    per_token = fit._prefill.coefficients[0]
+    fit._prefill.coefficients[1:3] = pairs, 0.0
     for seconds in (1e-3, 0.02, 3.0):
         num_tokens = fit.tokens_within(seconds, 500)
-        expected = fit._coefficients[2] * num_tokens + pairs * num_tokens * (500 + num_tokens / 2)
+        expected = per_token * num_tokens + pairs * num_tokens * (500 + num_tokens / 2)
         assert expected == pytest.approx(seconds)
 
 
@@ -54,3 +55,20 @@ def test_price_of_moves_is_forgotten_when_nothing_was_moved_for_long() -> None:
     for _ in range(50):
         fit.observe(StepWork(8, num_moves=3), 0.018 + 3 * 0.0005)
     assert fit.move_s == pytest.approx(0.0005, rel=0.2)
+
+
+def test_long_stretch_of_mixed_steps_does_not_change_what_decodes_take() -> None:
+    fit = fitted()
+    before = fit.predict(StepWork(4))
+    for i in range(2000):
+        work = StepWork(4)
+        work.add_chunk(5, 5 * i)
+        fit.observe(work, before + 0.02)
+    assert fit.predict(StepWork(4)) == pytest.approx(before)
+    assert fit.predict(work) == pytest.approx(before + 0.02, rel=0.05)
+
+
+def test_some_step_of_a_long_prefill_goes_without_it() -> None:
+    budget = StepBudget(Preset.BALANCED, fitted())
+    seconds = [budget.prefill_s(StepWork(4), 1) for _ in range(64)]
+    assert seconds.count(0.0) == 4
