@@ -108,17 +108,18 @@ def measure_throughput(bench: Bench, concurrencies: list[int]) -> Iterator[tuple
 def measure_latency(bench: Bench, peaks: dict[System, float]) -> Iterator[tuple[str, Row]]:
     """Part (c): requests come at random, at shares of the most that a system has served."""
     for load in LATENCY_LOADS:
-        rate = load.share * peaks[load.of]
+        # Not the requests/s of the sweep: where few are in flight its requests are few, too.
+        rate = load.share * peaks[load.of] / bench.mean_output_tokens
         row = of_each(bench, partial(bench.run_open, rate, load.num_requests))
         yield load.name, {system: each | {"sent_per_s": rate} for system, each in row.items()}
 
 
 def peak_rates(report: Report) -> dict[System, float]:
-    """Return the requests/s that each system could serve at its best concurrency."""
+    """Return the output tokens/s of each system at its best concurrency."""
     if "throughput" not in report:
         raise SystemExit("How much load is high? Measure it first: --parts throughput,latency")
     rows = [median_row(runs) for runs in report["throughput"].values()]
-    return {system: max(row[system]["requests_per_s"] for row in rows) for system in System}
+    return {system: max(row[system]["tokens_per_s"] for row in rows) for system in System}
 
 
 def keep(report: Report, part: str, rows: Iterator[tuple[str, Row]], file: Path) -> None:

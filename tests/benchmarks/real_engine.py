@@ -1,5 +1,6 @@
 """The three systems on one real model: weights, kernels and KV memory are the same ones."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,11 @@ class Bench:
         num_requests, concurrency = _WARM_UP
         for server in self.servers.values():
             server.run_closed(self._conversations[-num_requests:], concurrency)
+
+    @property
+    def mean_output_tokens(self) -> float:
+        """Of the sample."""
+        return statistics.mean(each.output_tokens for each in self._conversations)
 
     def run_closed(self, concurrency: int, server: Server) -> Run:
         """Keep `concurrency` requests in flight, for more rounds where there are few."""
