@@ -2,7 +2,7 @@
 
 One engine's weights, a fresh core for each measurement:
 - stall: some sequences decode; then a prompt of 4096 tokens comes. The gaps between their tokens
-  (ITL) while it prefills, against the gaps before.
+  (ITL) while it prefills, against the gaps before and after.
 - throughput: workload B, output tokens/s with 16 sequences at once.
 Run alone on the machine: `python -m tests.benchmarks.stall`.
 """
@@ -91,6 +91,10 @@ def measure_stall(core: EngineCore, seed: int) -> dict[str, float]:
     while core.snapshot().num_queued_prefill_tokens:
         gaps["disturbed"].append(step_s(core))
     ttft_s = time.perf_counter() - started
+    core.abort("long")
+    # The streams have grown meanwhile, and a longer one takes longer: both ends count.
+    for _ in range(200):
+        gaps["undisturbed"].append(step_s(core))
     core.abort_all()
     tails = {kind: quantile(values, 0.99) for kind, values in gaps.items()}
     return {
