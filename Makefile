@@ -20,7 +20,7 @@ help:
 	@echo 'make test     run the tests that need no GPU: make test ARGS="tests/engine -x"'
 	@echo 'make check    lint, format, types, import rules'
 	@echo 'make bench    measure PageRay beside vLLM, llama.cpp and transformers'
-	@echo 'make experiment  paging against a full reservation and contiguous slots, in ten minutes'
+	@echo 'make experiment  paging against a full reservation and contiguous slots'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 
 setup: $(STAMP)
