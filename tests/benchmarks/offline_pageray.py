@@ -9,8 +9,11 @@ from engine import LLM, SamplingParams
 
 def main() -> None:
     """Load the model, then run jobs from standard input."""
-    model, dtype, max_num_seqs = sys.argv[1:]
-    with LLM(model, dtype=dtype, max_num_seqs=int(max_num_seqs)) as llm:
+    model, dtype, max_num_seqs, kv_cache_gib = sys.argv[1:]
+    kv_cache_bytes = int(kv_cache_gib) * 2**30
+    with LLM(
+        model, dtype=dtype, max_num_seqs=int(max_num_seqs), kv_cache_bytes=kv_cache_bytes
+    ) as llm:
         warm_up = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
         llm.generate([[1000 + i] * 64 for i in range(8)], warm_up)
         print(json.dumps({"ready": True}), flush=True)

@@ -10,7 +10,7 @@ import torch
 from tests.benchmarks.http_session import Launch, open_http
 from tests.benchmarks.offline_session import Worker, open_worker
 from tests.benchmarks.server import HOST
-from tests.benchmarks.systems.system import MODEL_NAME, Mode, Session
+from tests.benchmarks.systems.system import KV_CACHE_GIB, MODEL_NAME, Mode, Session
 from tests.benchmarks.workload import Ask, Workload
 
 
@@ -41,8 +41,9 @@ class PageRay:
         model = str(self._model)
         if mode is Mode.OFFLINE:
             command = [sys.executable, "-m", "tests.benchmarks.offline_pageray"]
-            command += [model, self.dtype, str(workload.concurrency)]
+            command += [model, self.dtype, str(workload.concurrency), str(KV_CACHE_GIB)]
             return open_worker(Worker(command), limit_s)
         command = [sys.executable, "-m", "deployments.cli", "serve", model, "--dtype", self.dtype]
         command += ["--served-model-name", MODEL_NAME, "--host", HOST, "--port", "{port}"]
+        command += ["--kv-cache-memory", f"{KV_CACHE_GIB}GiB"]
         return open_http(Launch(command, ready_path="/ready"), self._warm_up, limit_s)

@@ -9,6 +9,8 @@ from tests.benchmarks.workload import Ask, Workload
 
 MODEL_NAME = "smollm2"
 """What servers call the model."""
+KV_CACHE_GIB = 2
+"""The same for every paged system; more than any workload here fills."""
 
 
 class Mode(StrEnum):

@@ -8,15 +8,13 @@ from tests.benchmarks.cpu import core_ranges, has_bfloat16
 from tests.benchmarks.http_session import Launch, open_http
 from tests.benchmarks.peer_store import PeerVenv
 from tests.benchmarks.server import HOST
-from tests.benchmarks.systems.system import MODEL_NAME, Mode, Session
+from tests.benchmarks.systems.system import KV_CACHE_GIB, MODEL_NAME, Mode, Session
 from tests.benchmarks.workload import Ask, Workload
 
 VERSION = "0.32.0"
 SKIPPED = ("torchaudio", "torchvision", "torchcodec")
 """Of its requirements, what serving text does not need."""
 MAX_MODEL_LEN = 4096
-KV_CACHE_GIB = 2
-"""More than any workload here fills."""
 
 
 class Vllm:
