@@ -13,8 +13,12 @@ from engine.step_time import StepTimeFit, StepWork
 _SHARE = 0.4
 # One of so many steps goes without prefill, to know what a step takes without it.
 _PROBE_PERIOD = 16
-# Who waits sees nothing yet, who streams sees slower text: one of those weighs as four of these.
-_WEIGHT_OF_WAITING = 4
+# Who waits sees nothing yet, who streams sees slower text: one of those weighs as many of these.
+# Where requests keep coming, the share settles at what they need, and the weight decides how many
+# wait meanwhile: with a small one many do, and the decodes run in small batches, which are dear.
+_WEIGHT_OF_WAITING = 16
+# Unless more wait than stream, a step lasts four times as long as without prefill at most.
+_MAX_SHARE = 0.75
 
 
 class StepBudget:
@@ -42,7 +46,7 @@ class StepBudget:
             if num_behind >= num_decodes:
                 return math.inf
             weight = _WEIGHT_OF_WAITING * num_behind
-            share = max(share, weight / (weight + num_decodes))
+            share = max(share, min(weight / (weight + num_decodes), _MAX_SHARE))
         self._num_mixed_steps = (self._num_mixed_steps + 1) % _PROBE_PERIOD
         if not self._num_mixed_steps:
             return 0.0

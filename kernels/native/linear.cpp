@@ -34,7 +34,10 @@ struct BFloat16Panels {
   template <int VECTORS>
   void load(int64_t k, Floats (&vectors)[VECTORS]) const {
     for (int j = 0; j < VECTORS; j += 2) {
-      const Bits pairs = load_bits(first + (j / 2 * depth + k) * LANES);
+      const uint32_t* place = first + (j / 2 * depth + k) * LANES;
+      const Bits pairs = load_bits(place);
+      // The next panel: while several tiles share this one, memory would rest.
+      if (VECTORS == 2) prefetch(place + depth * LANES);
       vectors[j] = (Floats)(pairs << 16);
       vectors[j + 1] = (Floats)(pairs & 0xffff0000u);
     }

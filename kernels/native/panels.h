@@ -11,11 +11,14 @@
 
 constexpr int PANEL = 2 * LANES;
 constexpr int64_t ROW_BLOCK_BYTES = 192 << 10;  // rows of x that stay in a core's L2 cache
-constexpr int PANELS_AT_ONCE = 4;               // handed to a thread
 
 struct Product : Matrix {
   float* y;  // [num_rows][num_outputs]
   int64_t num_rows;
+
+  // Panels handed to a thread at once: as many as the widest tile takes, or else few, so that two
+  // threads do not end up with nine items of work.
+  int64_t panels_at_once() const { return num_rows <= MAX_ROWS ? 4 : 2; }
 
   int64_t num_panels() const {
     const int64_t width = is_gated ? LANES : PANEL;
@@ -75,16 +78,16 @@ static void multiply_block(const Kind& p, int64_t first_row, int64_t last_row, i
 // The whole product; `row_bytes` is what a row of its input takes.
 template <class Kind>
 static void multiply_all(const Kind& p, int64_t row_bytes) {
-  const int64_t num_panels = p.num_panels();
-  const int64_t num_chunks = (num_panels + PANELS_AT_ONCE - 1) / PANELS_AT_ONCE;
+  const int64_t num_panels = p.num_panels(), at_once = p.panels_at_once();
+  const int64_t num_chunks = (num_panels + at_once - 1) / at_once;
   int64_t block = ROW_BLOCK_BYTES / row_bytes / MAX_ROWS * MAX_ROWS;
   if (block < MAX_ROWS) block = MAX_ROWS;
   const int64_t num_blocks = (p.num_rows + block - 1) / block;
   share_out(num_blocks * num_chunks, [&](int64_t item) {
     const int64_t i = item / num_chunks, chunk = item % num_chunks;
-    const int64_t last = (chunk + 1) * PANELS_AT_ONCE;
+    const int64_t last = (chunk + 1) * at_once;
     multiply_block(p, p.num_rows * i / num_blocks, p.num_rows * (i + 1) / num_blocks,
-                   chunk * PANELS_AT_ONCE, last < num_panels ? last : num_panels);
+                   chunk * at_once, last < num_panels ? last : num_panels);
   });
 }
 

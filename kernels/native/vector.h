@@ -29,7 +29,7 @@ static inline Bits load_bits(const uint32_t* p) {
   return v;
 }
 
-static inline void prefetch(const float* p) { __builtin_prefetch(p); }
+static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 static inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
