@@ -1,11 +1,12 @@
 """Copies KV blocks on one rank: within the cache, and between it and the host tier."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.block_move import MoveKind
+from kernels.block_copy import block_planes, copy_blocks
 from kernels.layout import IntArray
 
 
@@ -19,8 +20,7 @@ class BlockCopier:
             kv_caches: of each layer, [2, num_blocks, ...].
             num_host_blocks: blocks of the host tier; 0: none.
         """
-        self._kv_caches = kv_caches
-        self._host_caches = [
+        host_caches = [
             torch.empty(
                 (2, num_host_blocks, *cache.shape[2:]),
                 dtype=cache.dtype,
@@ -28,6 +28,8 @@ class BlockCopier:
             )
             for cache in kv_caches
         ]
+        self._cache = block_planes(kv_caches, kv_caches[0].device)
+        self._host = block_planes(host_caches, kv_caches[0].device)
 
     def apply(self, moves: IntArray) -> None:
         """Make the moves, one after the other.
@@ -35,9 +37,30 @@ class BlockCopier:
         Args:
             moves: [num_moves, 3]: kind, source block, target block; see engine/block_move.py.
         """
-        for kind, source, target in moves.tolist():
-            for cache, host in zip(self._kv_caches, self._host_caches, strict=True):
-                come_from = host if kind == MoveKind.RESTORE else cache
-                go_to = host if kind == MoveKind.SAVE else cache
-                # In one stream, so in order: the forward pass that follows waits for them too.
-                go_to[:, target].copy_(come_from[:, source], non_blocking=True)
+        for kind, pairs in _independent_runs(moves.tolist()):
+            come_from = self._host if kind == MoveKind.RESTORE else self._cache
+            go_to = self._host if kind == MoveKind.SAVE else self._cache
+            # In one stream, so in order: the forward pass that follows waits for them too.
+            copy_blocks(come_from, go_to, pairs)
+
+
+def _independent_runs(moves: list[list[int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Group neighbouring moves of one kind that may be made in any order."""
+    run: list[tuple[int, int]] = []
+    run_kind = -1
+    read: set[int] = set()
+    written: set[int] = set()
+    for kind, source, target in moves:
+        # Only copies read and write the same blocks.
+        is_free = target not in written and (
+            kind != MoveKind.COPY or (target not in read and source not in written)
+        )
+        if run and (kind != run_kind or not is_free):
+            yield run_kind, run
+            run, read, written = [], set(), set()
+        run_kind = kind
+        run.append((source, target))
+        read.add(source)
+        written.add(target)
+    if run:
+        yield run_kind, run

@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.batch import Batch, ScheduledRequest
 from engine.request import Request, RequestStatus
-from engine.step_input import StepInput
+from engine.step_input import UNKNOWN_TOKEN, StepInput
 from kernels.layout import IntArray, StepLayout
 
 
@@ -39,6 +39,7 @@ class InputBatch:
         self._release_rows(requests)
         rows = np.array([self._row(request) for request in requests], dtype=np.int64)
         computed = np.array([request.num_computed_tokens for request in requests], dtype=np.int32)
+        computed += batch.is_ahead
         counts = np.array([item.num_scheduled_tokens for item in batch.requests], dtype=np.int32)
         order = self._order(computed, counts)
         rows, computed, counts = rows[order], computed[order], counts[order]
@@ -58,12 +59,16 @@ class InputBatch:
         last_rows = np.empty(len(requests), dtype=np.int32)
         last_rows[order] = query_start_loc[1:] - 1
         # In the batch's order, which changes less from step to step than ours.
-        wanting = [i for i, item in enumerate(batch.requests) if item.needs_token]
+        wanting = [i for i, item in enumerate(batch.requests) if batch.is_ahead or item.needs_token]
         step = StepInput(
-            token_ids=_token_ids([batch.requests[i] for i in order.tolist()], num_tokens),
+            token_ids=np.full(num_tokens, UNKNOWN_TOKEN, dtype=np.int32)
+            if batch.is_ahead
+            else _token_ids([batch.requests[i] for i in order.tolist()], num_tokens),
             positions=positions,
             logits_rows=last_rows[wanting],
-            layout=StepLayout(query_start_loc, seq_lens, block_tables, slot_mapping),
+            layout=StepLayout(
+                query_start_loc, seq_lens, block_tables, slot_mapping, rows.astype(np.int32)
+            ),
             moves=np.array(batch.moves, dtype=np.int32).reshape(-1, 3),
         )
         return step, wanting

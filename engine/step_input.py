@@ -6,6 +6,7 @@ import numpy as np
 
 from kernels.layout import IntArray, StepLayout
 
+UNKNOWN_TOKEN = -1
 _HEADER_LENGTH = 6
 _MOVE_LENGTH = 3
 
@@ -18,7 +19,7 @@ class StepInput:
     """
 
     token_ids: IntArray
-    """[num_tokens]"""
+    """[num_tokens]; UNKNOWN_TOKEN: the one drawn last for the sequence"""
     positions: IntArray
     """[num_tokens], in their sequence"""
     logits_rows: IntArray
@@ -41,6 +42,7 @@ class StepInput:
                 layout.slot_mapping,
                 layout.query_start_loc,
                 layout.seq_lens,
+                layout.rows,
                 self.logits_rows,
                 self.moves.reshape(-1),
                 layout.block_tables.reshape(-1),
@@ -54,12 +56,12 @@ class StepInput:
         """Undo `pack`; the arrays are views."""
         header = packed[:_HEADER_LENGTH].tolist()
         _, num_tokens, num_seqs, max_blocks, num_rows, num_moves = header
-        of_sequences = (num_tokens, num_tokens, num_tokens, num_seqs + 1, num_seqs)
-        lengths = (*of_sequences, num_rows, num_moves * _MOVE_LENGTH)
+        of_tokens, of_sequences = (num_tokens,) * 3, (num_seqs + 1, num_seqs, num_seqs)
+        lengths = (*of_tokens, *of_sequences, num_rows, num_moves * _MOVE_LENGTH)
         ends = np.cumsum((_HEADER_LENGTH, *lengths)).tolist()
         parts = np.split(packed, ends)[1:]
-        token_ids, positions, slot_mapping, query_start_loc, seq_lens, logits_rows = parts[:6]
-        moves = parts[6].reshape(num_moves, _MOVE_LENGTH)
-        block_tables = parts[7].reshape(num_seqs, max_blocks)
-        layout = StepLayout(query_start_loc, seq_lens, block_tables, slot_mapping)
+        token_ids, positions, slot_mapping, query_start_loc, seq_lens, rows, logits_rows = parts[:7]
+        moves = parts[7].reshape(num_moves, _MOVE_LENGTH)
+        block_tables = parts[8].reshape(num_seqs, max_blocks)
+        layout = StepLayout(query_start_loc, seq_lens, block_tables, slot_mapping, rows)
         return cls(token_ids, positions, logits_rows, layout, moves)

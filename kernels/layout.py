@@ -61,6 +61,8 @@ class StepLayout:
     """[num_seqs, max_blocks]: entries past a sequence's last block are never used."""
     slot_mapping: IntArray
     """[num_tokens]: block_id * block_size + offset, where each token's KV goes."""
+    rows: IntArray
+    """[num_seqs]: a number of its own for each sequence, the same in every step it runs."""
 
     @property
     def num_seqs(self) -> int:

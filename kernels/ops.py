@@ -5,6 +5,7 @@ have the model's dtype unless said otherwise. `kernels.reference` is the oracle 
 """
 
 from dataclasses import replace
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -14,17 +15,22 @@ from kernels import (
     cpu_attention,
     cpu_elementwise,
     cpu_linear,
+    gpu_library,
     native_attention,
     native_elementwise,
     native_halves,
     native_library,
     native_linear,
+    quantized_linear,
     reference,
 )
+from kernels.attention_variant import AttentionVariant
 from kernels.cpu_attention import CpuAttentionPlan
 from kernels.cpu_attention_plan import CpuAttentionPlanner
+from kernels.gpu.attention_plan import GpuAttentionPlan
 from kernels.layout import AttentionGeometry, StepLayout
 from kernels.native_attention import NativePlan, NativePlanner
+from kernels.quantized_matrix import Matrix, QuantizedMatrix, round_to_fp8
 from kernels.reference import ReferencePlan
 from kernels.weights import (
     FeedForwardWeights,
@@ -34,7 +40,7 @@ from kernels.weights import (
     SelfAttentionWeights,
 )
 
-AttentionPlan = NativePlan | CpuAttentionPlan | ReferencePlan
+AttentionPlan = NativePlan | CpuAttentionPlan | GpuAttentionPlan | ReferencePlan
 
 
 class AttentionPlanner(Protocol):
@@ -59,7 +65,11 @@ def attention_planner(
 ) -> AttentionPlanner:
     """Return the planner for a device. `windows`: every sliding window that layers ask for."""
     if device.type != "cpu":
-        return reference.ReferencePlanner(geometry, device)
+        gpu = gpu_library.gpu_operations()
+        if gpu is None:
+            return reference.ReferencePlanner(geometry, device)
+        planner: AttentionPlanner = gpu.GpuAttentionPlanner(geometry, windows, device)
+        return planner
     if native_library.can_run(geometry.head_dim, geometry.dtype):
         return NativePlanner(geometry)
     return CpuAttentionPlanner(geometry, windows)
@@ -79,13 +89,23 @@ def can_quantize(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type == "cpu" and native_linear.can_pack(dtype)
 
 
+def keeps_quantized(device: torch.device) -> bool:
+    """Whether quantised matrices are multiplied as they are; elsewhere they are dequantised."""
+    return device.type == "cuda" and quantized_linear.has_kernels()
+
+
 def linear_weight(
-    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
+    weight: Matrix, bias: Tensor | None, dtype: torch.dtype, packing: Packing
 ) -> LinearWeight:
     """Prepare a matrix [out, in] and its bias [out] for `linear` with inputs of `dtype`.
 
-    They may come in any float dtype; drop the originals afterwards.
+    They may come in any float dtype; drop the originals afterwards. What is quantised stays so,
+    whatever the packing.
     """
+    if packing is Packing.FP8 and isinstance(weight, Tensor):
+        weight = round_to_fp8(weight)
+    if isinstance(weight, QuantizedMatrix):
+        return quantized_linear.pack(weight, bias, dtype)
     if packing.is_native:
         return native_linear.pack(weight, bias, packing)
     weight = weight.to(dtype)
@@ -97,10 +117,10 @@ def linear_weight(
 
 
 def gated_weight(
-    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packing: Packing
+    weight: Matrix, bias: Tensor | None, dtype: torch.dtype, packing: Packing
 ) -> LinearWeight:
     """Prepare [2 * ffn, in], gates first, and its bias for `gated_linear`, as `linear_weight`."""
-    if packing.is_native:
+    if packing.is_native and isinstance(weight, Tensor):
         return native_linear.pack_gated(weight, bias, packing)
     plain = linear_weight(weight, bias, dtype, packing)
     return replace(plain, num_outputs=plain.num_outputs // 2, is_gated=True)
@@ -129,6 +149,8 @@ def gated_linear(x: Tensor, weight: LinearWeight) -> Tensor:
 def _product(x: Tensor, weight: LinearWeight) -> Tensor:
     if weight.packing.is_native:
         return native_linear.linear(x, weight)
+    if weight.packing.is_grouped:
+        return quantized_linear.linear(x, weight)
     if x.device.type == "cpu":
         return cpu_linear.linear(x, weight)
     return reference.linear(x, weight)
@@ -151,9 +173,15 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
 
 def _implementation(x: Tensor, width: int) -> Elementwise:
     if x.device.type != "cpu":
-        return reference
+        return gpu_library.gpu_operations() or reference
     is_native = native_library.can_run(width, x.dtype)
     return native_elementwise if is_native else cpu_elementwise
+
+
+def _gpu() -> ModuleType:
+    gpu = gpu_library.gpu_operations()
+    assert gpu is not None, "a plan for the GPU was made without its kernels"
+    return gpu
 
 
 def rotate_and_store(
@@ -179,6 +207,9 @@ def rotate_and_store(
         cpu_elementwise.rotary_(query_key, rotation[:, None, None])
         cpu_attention.store_kv(key_value, kv_cache, plan)
         return
+    if isinstance(plan, GpuAttentionPlan):
+        _gpu().rotate_and_store(heads, norm, rotation, kv_cache, plan.slot_mapping)
+        return
     if norm is not None:
         reference.rms_norm_(query_key, norm)
     reference.rotary_(query_key, rotation[:, None, None])
@@ -200,7 +231,10 @@ def paged_attention(
         return native_attention.paged_attention(query, kv_cache, plan, window)
     if isinstance(plan, CpuAttentionPlan):
         return cpu_attention.paged_attention(query, kv_cache, plan, window)
-    return reference.paged_attention(query, kv_cache, plan, window)
+    if isinstance(plan, GpuAttentionPlan):
+        output: Tensor = _gpu().paged_attention(query, kv_cache, plan, AttentionVariant(window))
+        return output
+    return reference.paged_attention(query, kv_cache, plan, AttentionVariant(window))
 
 
 def self_attention_weights(

@@ -1,7 +1,7 @@
 """Every operation in plain torch, on any device: the oracle of the fast paths.
 
-Same names and signatures as `kernels.ops`; shapes and dtypes are documented there. CUDA runs
-these until its own kernels exist. All sums, norms and softmaxes are taken in float32.
+Same names and signatures as `kernels.ops`; shapes and dtypes are documented there. GPUs run these
+where triton is not installed. All sums, norms and softmaxes are taken in float32.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody knows
 from torch import Tensor
 
+from kernels.attention_variant import PLAIN, AttentionVariant
 from kernels.layout import AttentionGeometry, StepLayout
 from kernels.weights import LinearWeight, NormWeight, Packing
 
@@ -78,16 +79,22 @@ class ReferencePlanner:
         return ReferencePlan(self._geometry, layout, block_tables, slot_mapping)
 
 
-def store_kv(key_value: Tensor, kv_cache: Tensor, plan: ReferencePlan) -> None:
+def store_kv(
+    key_value: Tensor, kv_cache: Tensor, plan: ReferencePlan, variant: AttentionVariant = PLAIN
+) -> None:
     """Write each token's key and value to its slot."""
     block_ids = plan.slot_mapping // plan.geometry.block_size
     offsets = plan.slot_mapping % plan.geometry.block_size
     for i in (0, 1):
-        kv_cache[i][block_ids, :, offsets] = key_value[:, :, i]
+        stored = key_value[:, :, i]
+        if variant.scales is not None:
+            largest = torch.finfo(kv_cache.dtype).max
+            stored = (stored.float() / variant.scales[i]).clamp(-largest, largest)
+        _indexable(kv_cache)[i][block_ids, :, offsets] = _indexable(stored.to(kv_cache.dtype))
 
 
 def paged_attention(
-    query: Tensor, kv_cache: Tensor, plan: ReferencePlan, window: int | None
+    query: Tensor, kv_cache: Tensor, plan: ReferencePlan, variant: AttentionVariant
 ) -> Tensor:
     """Attend sequence by sequence over gathered keys and values."""
     bounds: Sequence[int] = plan.layout.query_start_loc.tolist()
@@ -96,15 +103,34 @@ def paged_attention(
     for i, seq_len in enumerate(seq_lens):
         first, last = bounds[i], bounds[i + 1]
         num_blocks = -(-seq_len // plan.geometry.block_size)
-        blocks = kv_cache[:, plan.block_tables[i, :num_blocks]]
+        blocks = _indexable(kv_cache)[:, plan.block_tables[i, :num_blocks]]
         # [2, num_kv_heads, seq_len, head_dim]; slots past the end may hold anything, even NaN.
-        key, value = blocks.transpose(1, 2).flatten(2, 3)[:, :, :seq_len].float()
+        pair = blocks.transpose(1, 2).flatten(2, 3)[:, :, :seq_len]
+        key, value = pair.view(kv_cache.dtype).float()
+        if variant.scales is not None:
+            key, value = key * variant.scales[0], value * variant.scales[1]
         scores = torch.einsum("thgd,hld->hgtl", query[first:last].float(), key)
-        hidden = ~visible(last - first, seq_len, window, query.device)
-        scores = scores.mul_(plan.geometry.scale).masked_fill_(hidden, -torch.inf)
-        attended = torch.einsum("hgtl,hld->thgd", scores.softmax(-1), value)
+        scores = scores.mul_(plan.geometry.scale)
+        if variant.softcap is not None:
+            scores = scores.div_(variant.softcap).tanh_().mul_(variant.softcap)
+        hidden = ~visible(last - first, seq_len, variant.window, query.device)
+        weights = _softmax(scores.masked_fill_(hidden, -torch.inf), variant.sinks)
+        attended = torch.einsum("hgtl,hld->thgd", weights, value)
         output[first:last] = attended.to(query.dtype)
     return output.flatten(1)
+
+
+def _indexable(x: Tensor) -> Tensor:
+    """Return `x`, which torch cannot index in float8, or its bytes."""
+    return x.view(torch.uint8) if x.element_size() == 1 else x
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Return the softmax of scores [h, g, t, l], each row with its head's sink [h, g] beside it."""
+    if sinks is None:
+        return scores.softmax(-1)
+    beside = sinks[:, :, None, None].expand(*scores.shape[:3], 1)
+    return torch.cat((scores, beside), dim=-1).softmax(-1)[..., :-1]
 
 
 def visible(num_queries: int, seq_len: int, window: int | None, device: torch.device) -> Tensor:

@@ -18,11 +18,37 @@ class Packing(Enum):
     """panels of our compiled kernels, see kernels/native/linear.cpp"""
     INT8_PANELS = auto()
     """the same, rounded to int8 with a scale for each output, see kernels/native/quantized.cpp"""
+    INT4 = auto()
+    """4-bit integers in groups of inputs, see kernels/quantized_linear.py"""
+    FP8 = auto()
+    """float8_e4m3fn in groups of inputs, likewise"""
 
     @property
     def is_native(self) -> bool:
         """Whether it is for our compiled kernels."""
         return self in (Packing.PANELS, Packing.INT8_PANELS)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether its values are scaled group by group of inputs."""
+        return self in (Packing.INT4, Packing.FP8)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGroups:
+    """How the values of an INT4 or FP8 matrix are to be read.
+
+    A weight is its value, less its zero where there is one, times its scale.
+    """
+
+    size: int
+    """Inputs of each group; the last one may have fewer."""
+    scales: Tensor
+    """[groups, out] of any float dtype"""
+    zeros: Tensor | None
+    """[groups, out] uint8, of INT4 alone"""
+    input_order: Tensor | None
+    """[in] int64: which input each column of the weight is for; None: its own"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +67,14 @@ class LinearWeight:
     """Two matrices, gate and up, that give [num_outputs] together; see `ops.gated_linear`."""
     scales: Tensor | None = None
     """Of int8: float32, one for each output"""
+    groups: WeightGroups | None = None
+    """Of INT4 and FP8."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps."""
+        kept = (self.weight, self.bias, self.scales)
+        return [tensor for tensor in kept if tensor is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +93,11 @@ class NormWeight:
     floor: Tensor
     """sqrt(eps * dim), a float32 scalar."""
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps."""
+        return [self.weight, self.scaled, self.floor]
+
 
 @dataclass(frozen=True, slots=True)
 class SelfAttentionWeights:
@@ -75,6 +114,12 @@ class SelfAttentionWeights:
     native: Structure | None
     """The same for the compiled kernels, where they can do all of it."""
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps."""
+        qk_norm = [] if self.qk_norm is None else self.qk_norm.tensors
+        return [*self.norm.tensors, *self.qkv.tensors, *qk_norm, *self.output.tensors]
+
 
 @dataclass(frozen=True, slots=True)
 class FeedForwardWeights:
@@ -86,3 +131,8 @@ class FeedForwardWeights:
     down: LinearWeight
     native: Structure | None
     """The same for the compiled kernels, where they can do all of it."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps."""
+        return [*self.norm.tensors, *self.gate_up.tensors, *self.down.tensors]

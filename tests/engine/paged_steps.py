@@ -54,6 +54,7 @@ class PagedSequences:
             seq_lens=np.array(starts, dtype=np.int32) + np.array(counts, dtype=np.int32),
             block_tables=tables,
             slot_mapping=(slots + positions % self.block_size).astype(np.int32),
+            rows=np.arange(len(chunks), dtype=np.int32),
         )
         return StepInput(
             token_ids=np.array(token_ids, dtype=np.int32),

@@ -79,7 +79,11 @@ def layout() -> StepLayout:
     positions = [np.arange(n - count, n) for n, count in zip(lens, COUNTS, strict=True)]
     slots = [tables[i, p // 16] * 16 + p % 16 for i, p in enumerate(positions)]
     starts = np.concatenate(([0], np.cumsum(COUNTS))).astype(np.int32)
-    return StepLayout(starts, lens, tables, np.concatenate(slots).astype(np.int32))
+    slot_mapping, rows = (
+        np.concatenate(slots).astype(np.int32),
+        np.arange(len(lens), dtype=np.int32),
+    )
+    return StepLayout(starts, lens, tables, slot_mapping, rows)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

@@ -86,7 +86,8 @@ def make_step(
         query = torch.randn(len(news), h, g, d, generator=generator).to(geometry.dtype)
         starts = np.concatenate(([0], np.cumsum(last - first))).astype(np.int32)
         slot_mapping = np.concatenate(slots).astype(np.int32)
-        layout = StepLayout(starts, last, tables, slot_mapping)
+        rows = np.arange(len(last), dtype=np.int32)
+        layout = StepLayout(starts, last, tables, slot_mapping, rows)
         return layout, torch.cat((query, news), dim=2)
 
     before, heads_before = layout_of(np.zeros_like(seq_lens), seq_lens - counts)
@@ -299,6 +300,7 @@ def test_a_query_does_not_depend_on_batch_mates_or_chunks(
                 np.array([start + count], dtype=np.int32),
                 layout.block_tables[i : i + 1],
                 layout.slot_mapping[rows],
+                np.zeros(1, dtype=np.int32),
             )
             query = step.heads[rows, :, :-2]
             alone = ops.paged_attention(query, step.kv_cache, planner.plan(chunk), window)

@@ -1,0 +1,76 @@
+"""An engine that runs as on a GPU: on a CUDA device, or its parts on CPU, interpreted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.build import build_core, build_runner
+from engine.config import EngineConfig
+from engine.core import EngineCore
+from engine.gpu_executor import GpuExecutor
+from engine.gpu_sampler import GpuSampler
+from engine.input_batch import InputBatch
+from engine.parallel import TensorParallel
+from kernels import ops
+from kernels.gpu.attention_planner import GpuAttentionPlanner
+from kernels.layout import AttentionGeometry
+
+
+def build(config: EngineConfig) -> EngineCore:
+    """Build it for the device that the config names; decodes run by graphs unless told not to."""
+    group = TensorParallel.single()
+    if config.device == "cuda":
+        return build_core(config, group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "attention_planner", _gpu_planner)
+        runner, built = build_runner(config, group)
+        max_model_len = built.memory.max_model_len
+        if not config.enforce_eager:
+            runner.record_graphs(
+                _record,
+                max_num_seqs=config.max_num_seqs,
+                max_blocks=-(-max_model_len // config.block_size),
+            )
+    input_batch = InputBatch(
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=max_model_len,
+        block_size=config.block_size,
+    )
+    return EngineCore(
+        config,
+        GpuExecutor(runner, input_batch, GpuSampler(built.model.vocab_size), group),
+        max_model_len=max_model_len,
+        eos_token_ids=built.model.eos_token_ids,
+        vocab_size=built.model.vocab_size,
+    )
+
+
+def small_config(folder: Path, device: torch.device, **changes: object) -> EngineConfig:
+    """Settings for a small checkpoint in float32."""
+    settings: dict[str, object] = {
+        "model_path": folder,
+        "model_name": "test",
+        "device": device.type,
+        "dtype": "float32",
+        "block_size": 4,
+        "kv_cache_bytes": 1 << 20,
+        "max_model_len": 64,
+        "max_num_seqs": 4,
+        "num_threads": 1,
+    }
+    return EngineConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def _gpu_planner(
+    geometry: AttentionGeometry, windows: frozenset[int | None], device: torch.device
+) -> GpuAttentionPlanner:
+    return GpuAttentionPlanner(geometry, windows, device)
+
+
+def _record(run: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:
+    """Run it, as a recording does, and run it again from the same memory each time."""
+    run()
+    return run
