@@ -43,10 +43,15 @@ def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device)
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def choose_packing(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Packing:
+def choose_packing(
+    config: EngineConfig, model: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> Packing:
     """Return how matrices are kept. Raises InvalidConfig when they cannot be, as asked for."""
     if config.quantization is None:
         return ops.choose_packing(dtype, device)
+    if config.quantization == "fp8":
+        _check_fp8(model, device)
+        return Packing.FP8
     if not ops.can_quantize(dtype, device):
         name = str(dtype).removeprefix("torch.")
         raise InvalidConfig(
@@ -56,6 +61,20 @@ def choose_packing(config: EngineConfig, device: torch.device, dtype: torch.dtyp
             "compiler, or leave the quantization out.",
         )
     return Packing.INT8_PANELS
+
+
+def _check_fp8(model: ModelConfig, device: torch.device) -> None:
+    if model.quantization is not None:
+        raise InvalidConfig(
+            "Quantization fp8 was asked for, but the checkpoint is quantised already.",
+            "Leave the quantization out, or give the model's unquantised checkpoint.",
+        )
+    if not ops.keeps_quantized(device):
+        raise InvalidConfig(
+            f"Quantization fp8 needs a CUDA GPU and Triton, and the device is {device.type}.",
+            "Use --device cuda and install PageRay with its extra gpu, use --quantization w8a8 on "
+            "CPU, or leave the quantization out.",
+        )
 
 
 def set_num_threads(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> None:

@@ -1,6 +1,5 @@
 """What a checkpoint is made of, as its config.json tells it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 
 from engine.errors import InvalidConfig, InvalidModel
+from engine.model_folder import CONFIG_NAME, read_json
+from engine.quantization_config import QuantizationConfig, parse_quantization
 from engine.rope_config import RopeConfig, parse_rope
 
 
@@ -104,11 +105,24 @@ class ModelConfig:
     """Of config.json and generation_config.json together."""
     dtype: torch.dtype = torch.float32
     """Of the checkpoint; the engine may compute in another."""
+    quantization: QuantizationConfig | None = None
+    """How the checkpoint keeps its linear layers; None: like all else."""
 
     @classmethod
     def from_folder(cls, path: Path) -> "ModelConfig":
-        """Read a model folder's config.json. Raises InvalidModel when we cannot serve it."""
-        config = _read_json(path / "config.json")
+        """Read a model folder's config.json and generation_config.json. Raises InvalidModel."""
+        generation_path = path / "generation_config.json"
+        generation = read_json(generation_path) if generation_path.exists() else {}
+        return cls.from_json(read_json(path / CONFIG_NAME), generation)
+
+    @classmethod
+    def from_json(
+        cls, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+    ) -> "ModelConfig":
+        """Take what config.json and generation_config.json hold.
+
+        Raises InvalidModel when we cannot serve it.
+        """
         architecture, rules = _known_architecture(config)
         _refuse_what_changes_the_maths(config)
         num_heads = _size(config, "num_attention_heads")
@@ -140,8 +154,9 @@ class ModelConfig:
             mlp_bias=rules.may_have_mlp_bias and bool(config.get("mlp_bias", False)),
             qk_norm=rules.qk_norm,
             tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-            eos_token_ids=_eos_token_ids(path, config),
+            eos_token_ids=_eos_token_ids(config, generation or {}),
             dtype=_dtype(config),
+            quantization=parse_quantization(config),
         )
 
 
@@ -149,12 +164,17 @@ def check_parallel_size(model: ModelConfig, size: int) -> None:
     """Raise InvalidConfig, naming the sizes that work, if `size` ranks cannot share the model."""
     if _can_share(model, size):
         return
-    sizes = [n for n in range(1, model.num_heads + 1) if _can_share(model, n)]
+    sizes = parallel_sizes(model)
     raise InvalidConfig(
         f"Tensor parallel size {size} does not divide the model: {model.num_heads} heads, "
         f"{model.num_kv_heads} KV heads, intermediate size {model.intermediate_size}.",
         f"Use a size of {', '.join(map(str, sizes))}.",
     )
+
+
+def parallel_sizes(model: ModelConfig) -> list[int]:
+    """Return every number of ranks that can share the model."""
+    return [size for size in range(1, model.num_heads + 1) if _can_share(model, size)]
 
 
 def _can_share(model: ModelConfig, size: int) -> bool:
@@ -180,12 +200,6 @@ def _refuse_what_changes_the_maths(config: Mapping[str, Any]) -> None:
         raise InvalidModel(
             f"The model's activation is {activation!r}, which is not supported.",
             "Use a model with hidden_act silu.",
-        )
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise InvalidModel(
-            f"The checkpoint is quantised ({method}), which is not supported.",
-            "Use the model's float32, bfloat16 or float16 checkpoint.",
         )
 
 
@@ -238,10 +252,8 @@ def _sliding_windows(
     return tuple(known[kind] for kind in kinds)
 
 
-def _eos_token_ids(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
+def _eos_token_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> frozenset[int]:
     ids: set[int] = set()
-    generation_path = path / "generation_config.json"
-    generation = _read_json(generation_path) if generation_path.exists() else {}
     for source in (config, generation):
         value = source.get("eos_token_id")
         ids.update(value if isinstance(value, list) else [] if value is None else [value])
@@ -267,17 +279,3 @@ def _size(config: Mapping[str, Any], name: str, default: int | None = None) -> i
             "Check that the folder holds a complete Hugging Face model.",
         )
     return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidModel(
-            f"{path.parent} has no {path.name}.", "Give a folder that holds a Hugging Face model."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InvalidModel(f"{path} cannot be read: {error}.", "Fetch the model again.") from error
-    if not isinstance(content, dict):
-        raise InvalidModel(f"{path} holds no JSON object.", "Fetch the model again.")
-    return content

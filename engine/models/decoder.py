@@ -31,12 +31,11 @@ class Decoder:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the matrices; norms are too small to count."""
-        tensors = [self.embedding.weight, self.head.weight.weight]
+        """Memory of all weights."""
+        tensors = [self.embedding.weight, *self.final_norm.tensors, *self.head.weight.tensors]
         for layer in self.layers:
-            attention, feed_forward = layer.attention.weights, layer.feed_forward.weights
-            linears = (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down)
-            tensors += [linear.weight for linear in linears]
+            tensors += layer.attention.weights.tensors
+            tensors += layer.feed_forward.weights.tensors
         # Not `nbytes`, which packed tensors do not have; a tied head may be the embedding itself.
         return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 

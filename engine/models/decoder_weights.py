@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from engine.attention import SelfAttention
+from engine.errors import InvalidModel
 from engine.feed_forward import FeedForward
 from engine.model_config import ModelConfig
 from engine.models.decoder import Decoder, DecoderLayer
 from engine.parallel import TensorParallel
 from engine.progress import Report
+from engine.quantized_checkpoint import read_matrix, tensor_shapes, unread_endings
 from engine.vocabulary import VocabParallelEmbedding, VocabParallelHead
-from engine.weights import Checkpoint
+from engine.weights import WeightSource
 from kernels import ops
+from kernels.quantized_matrix import Matrix, QuantizedMatrix, concatenate, take_rows
 from kernels.weights import (
     FeedForwardWeights,
     LinearWeight,
@@ -30,7 +33,7 @@ _DERIVED = ("rotary_emb.inv_freq",)
 
 
 def load_decoder(
-    checkpoint: Checkpoint,
+    checkpoint: WeightSource,
     model: ModelConfig,
     group: TensorParallel,
     device: torch.device,
@@ -41,16 +44,18 @@ def load_decoder(
     """Load this rank's share. Raises InvalidModel when the checkpoint is not such a model.
 
     Args:
-        checkpoint: of any float dtype.
+        checkpoint: of any float dtype, or quantised as the model says.
         model: what the checkpoint should hold.
         group: whose rank this is.
         device: where the weights go.
         dtype: what is computed in; matrices may be kept in a smaller one, see `kernels.ops`.
-        packing: how matrices are kept.
+        packing: how matrices are kept that are not quantised.
         report: told after each layer.
     """
     # A tied model may still carry its head, a copy of the embedding.
-    ignored = (*_DERIVED, _HEAD) if model.tie_embeddings else _DERIVED
+    ignored: tuple[str, ...] = (*_DERIVED, _HEAD) if model.tie_embeddings else _DERIVED
+    if model.quantization is not None:
+        ignored += unread_endings(model.quantization.scheme)
     checkpoint.check(dict(_expected(model)), ignored)
     return _Loader(checkpoint, model, group, device, dtype, packing).load(report)
 
@@ -86,15 +91,27 @@ def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{layer}.self_attn.q_norm.weight", (model.head_dim,)
             yield f"{layer}.self_attn.k_norm.weight", (model.head_dim,)
         for name, num_outputs, num_inputs, has_bias in matrices:
-            yield f"{layer}.{name}.weight", (num_outputs, num_inputs)
+            yield from _tensors(model, f"{layer}.{name}", num_outputs, num_inputs)
             if has_bias:
                 yield f"{layer}.{name}.bias", (num_outputs,)
+
+
+def _tensors(
+    model: ModelConfig, name: str, num_outputs: int, num_inputs: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of what stands for a linear layer's weight."""
+    if model.quantization is None or not model.quantization.covers(name):
+        yield f"{name}.weight", (num_outputs, num_inputs)
+        return
+    shapes = tensor_shapes(model.quantization.scheme, num_outputs, num_inputs)
+    for kind, shape in shapes.items():
+        yield f"{name}.{kind}", shape
 
 
 class _Loader:
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: WeightSource,
         model: ModelConfig,
         group: TensorParallel,
         device: torch.device,
@@ -119,7 +136,7 @@ class _Loader:
             ),
             layers=self._layers(report),
             final_norm=self._norm(_FINAL_NORM),
-            head=VocabParallelHead(self._linear(output, None), model.vocab_size, self._group),
+            head=VocabParallelHead(self._head(output), model.vocab_size, self._group),
         )
 
     def _layers(self, report: Report | None) -> list[DecoderLayer]:
@@ -162,8 +179,27 @@ class _Loader:
     def _read(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
         return self._checkpoint.read(name, rows, columns).to(self._device)
 
-    def _linear(self, weight: Tensor, bias: Tensor | None) -> LinearWeight:
+    def _matrix(self, name: str, rows: slice, columns: slice, is_share: bool = False) -> Matrix:
+        """Read a part of a linear layer's weight, all ends given.
+
+        `is_share`: the inputs are this rank's alone.
+        """
+        quantization = self._model.quantization
+        if quantization is None or not quantization.covers(name):
+            return self._read(f"{name}.weight", rows, columns)
+        matrix = read_matrix(self._read, name, quantization.scheme, rows, columns)
+        if not ops.keeps_quantized(self._device):
+            return matrix.dequantize().to(self._dtype)
+        self._check_groups(name, matrix, is_share)
+        return matrix
+
+    def _linear(self, weight: Matrix, bias: Tensor | None) -> LinearWeight:
         return ops.linear_weight(weight, bias, self._dtype, self._packing)
+
+    def _head(self, weight: Tensor) -> LinearWeight:
+        # Float8 is too coarse for what picks the token; peers leave the head alone too.
+        packing = Packing.NONE if self._packing is Packing.FP8 else self._packing
+        return ops.linear_weight(weight, None, self._dtype, packing)
 
     def _share(self, size: int) -> slice:
         """Rows or columns of this rank, of `size` that divide evenly."""
@@ -180,36 +216,60 @@ class _Loader:
         return ops.norm_weight(gain.to(self._dtype), self._model.rms_norm_eps)
 
     def _qkv(self, name: str) -> LinearWeight:
-        weight = self._fuse_qkv(name, "weight")
-        bias = self._fuse_qkv(name, "bias") if self._model.qkv_bias else None
-        return self._linear(weight, bias)
-
-    def _fuse_qkv(self, name: str, kind: str) -> Tensor:
         """Order the outputs by KV head: its query heads, its key, its value (see SelfAttention)."""
-        head_dim, num_kv_heads = self._model.head_dim, self._num_kv_heads
-        queries = self._share(self._model.num_heads * head_dim)
-        first = self._group.rank * self._model.num_kv_heads // self._group.size * head_dim
+        model, head_dim, num_kv_heads = self._model, self._model.head_dim, self._num_kv_heads
+        queries = self._share(model.num_heads * head_dim)
+        first = self._group.rank * model.num_kv_heads // self._group.size * head_dim
         keys = slice(first, first + num_kv_heads * head_dim)
-        query = _interleave(self._read(f"{name}.q_proj.{kind}", queries), head_dim)
-        key = _interleave(self._read(f"{name}.k_proj.{kind}", keys), head_dim)
-        value = self._read(f"{name}.v_proj.{kind}", keys)
-        parts = [part.view(num_kv_heads, -1, *part.shape[1:]) for part in (query, key, value)]
-        return torch.cat(parts, dim=1).flatten(0, 1)
+        parts = {f"{name}.q_proj": queries, f"{name}.k_proj": keys, f"{name}.v_proj": keys}
+        order = self._qkv_order()
+        inputs = slice(0, model.hidden_size)
+        weight = concatenate([self._matrix(part, rows, inputs) for part, rows in parts.items()])
+        bias = None
+        if model.qkv_bias:
+            biases = [self._read(f"{part}.bias", rows) for part, rows in parts.items()]
+            bias = torch.cat(biases)[order]
+        return self._linear(take_rows(weight, order), bias)
+
+    def _qkv_order(self) -> Tensor:
+        """Return where each output comes from in this rank's queries, keys and values."""
+        head_dim, num_kv_heads = self._model.head_dim, self._num_kv_heads
+        num_keys = num_kv_heads * head_dim
+        num_queries = num_keys * self._group_size
+        rows = torch.arange(num_queries + 2 * num_keys, device=self._device)
+        query, key, value = rows.tensor_split((num_queries, num_queries + num_keys))
+        ordered = (_interleave(query, head_dim), _interleave(key, head_dim), value)
+        parts = [part.view(num_kv_heads, -1) for part in ordered]
+        return torch.cat(parts, dim=1).flatten()
 
     def _gate_up(self, name: str) -> LinearWeight:
         share = self._share(self._model.intermediate_size)
-
-        def fuse(kind: str) -> Tensor:
-            return torch.cat([self._read(f"{name}.{p}_proj.{kind}", share) for p in ("gate", "up")])
-
-        bias = fuse("bias") if self._model.mlp_bias else None
-        return ops.gated_weight(fuse("weight"), bias, self._dtype, self._packing)
+        inputs = slice(0, self._model.hidden_size)
+        parts = (f"{name}.gate_proj", f"{name}.up_proj")
+        weight = concatenate([self._matrix(part, share, inputs) for part in parts])
+        bias = None
+        if self._model.mlp_bias:
+            bias = torch.cat([self._read(f"{part}.bias", share) for part in parts])
+        return ops.gated_weight(weight, bias, self._dtype, self._packing)
 
     def _row_parallel(self, name: str, num_inputs: int, has_bias: bool) -> LinearWeight:
         """Take this rank's inputs. Rank 0 alone has the bias, so that the sum counts it once."""
-        weight = self._read(f"{name}.weight", columns=self._share(num_inputs))
+        share = self._share(num_inputs)
+        outputs = slice(0, self._model.hidden_size)
+        weight = self._matrix(name, outputs, share, is_share=self._group.size > 1)
         bias = self._read(f"{name}.bias") if has_bias and self._group.is_first else None
         return self._linear(weight, bias)
+
+    def _check_groups(self, name: str, matrix: QuantizedMatrix, is_share: bool) -> None:
+        size, num_inputs = matrix.group_size, len(matrix.group_of_input)
+        # A rank whose last group alone is cut must stop too, or it waits for the others.
+        if size is None or (is_share and num_inputs % size):
+            raise InvalidModel(
+                f"The {num_inputs} inputs of {name} that each of {self._group.size} ranks takes "
+                "are no whole groups of the quantised checkpoint.",
+                "Use a smaller tensor parallel size, or a checkpoint with smaller groups and, if "
+                "it is GPTQ, without desc_act.",
+            )
 
     def _vocab_share(self, name: str) -> Tensor:
         vocab_size, size = self._model.vocab_size, self._group.size

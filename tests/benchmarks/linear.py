@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     native_library.set_num_threads(options.threads)
-    ways = {packing: make_weights(packing) for packing in Packing}
+    ways = {packing: make_weights(packing) for packing in Packing if not packing.is_grouped}
     print("batch" + "".join(f"{packing.name:>12}" for packing in ways) + "  PANELS GFLOP/s")
     with torch.inference_mode():
         for batch in map(int, options.batches.split(",")):
