@@ -61,7 +61,9 @@ class Worker:
         Returns the engine's description on rank 0, the process id on the others.
         """
         started = time.monotonic()
-        path = resolve_model(spec.model, cache_dir=spec.cache_dir)
+        path = resolve_model(
+            spec.model, cache_dir=spec.cache_dir, needs_weights=spec.engine.needs_weights
+        )
         spec = replace(spec, engine=replace(spec.engine, model_path=path))
         if self._rank > 0:
             threading.Thread(target=self._follow, args=(spec,), daemon=True).start()

@@ -28,9 +28,10 @@ class AppArgs(BaseModel):
     """Name that requests use; None: taken from `model`."""
     cache_dir: Path = DEFAULT_CACHE_DIR
     """Where every node keeps the models it fetched."""
+    load_format: Literal["auto", "dummy"] = "auto"
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["w8a8"] | None = None
+    quantization: Literal["w8a8", "fp8"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when the Ray cluster has a GPU."""
     block_size: int = 16
@@ -44,6 +45,7 @@ class AppArgs(BaseModel):
     enable_prefix_caching: bool = True
     host_kv_bytes: int = Field(default=0, ge=0)
     deterministic: bool = False
+    enforce_eager: bool = False
     max_num_waiting: int = Field(default=4096, ge=1)
     tensor_parallel_size: int = 1
     num_threads: int | None = Field(default=None, ge=1)
@@ -90,6 +92,11 @@ class AppArgs(BaseModel):
             return path.stem
         return path.name if path.is_absolute() else self.model
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the model has to come with its weights."""
+        return self.load_format != "dummy"
+
     def device_kind(self) -> str:
         """`cpu` or `cuda`. With device auto this asks Ray, which must be connected."""
         if self.device != "auto":
@@ -108,6 +115,7 @@ class AppArgs(BaseModel):
         return EngineConfig(
             model_path=model_path or Path(self.model),
             model_name=self.model_name,
+            load_format=self.load_format,
             dtype=self.dtype,
             quantization=self.quantization,
             device=device,
@@ -121,6 +129,7 @@ class AppArgs(BaseModel):
             enable_prefix_caching=self.enable_prefix_caching,
             host_kv_bytes=self.host_kv_bytes,
             deterministic=self.deterministic,
+            enforce_eager=self.enforce_eager,
             max_num_waiting=self.max_num_waiting,
             tensor_parallel_size=self.tensor_parallel_size,
             num_threads=self.num_threads,

@@ -19,9 +19,9 @@ from rich.console import Console
 from deployments.args import AppArgs
 from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
-from deployments.cli_options import ServeOptions, takes_serve_options
+from deployments.cli_options import Options, PlanOptions, ServeOptions, takes_options
 from deployments.cli_serve_config import serve_config
-from deployments.cli_settings import app_args, default_host, launch_options
+from deployments.cli_settings import app_args, default_host, launch_options, parse_size
 from deployments.cli_status import fetch_status, render_status, watch_status
 from deployments.launch_options import LaunchOptions
 from deployments.serve_environment import haproxy_environment, serve_environment
@@ -77,14 +77,14 @@ def _top(
 
 
 @app.command()
-@takes_serve_options
+@takes_options(ServeOptions)
 def serve(options: ServeOptions) -> None:
     """Serve a model over HTTP until Ctrl-C; without MODEL, SmolLM2-135M-Instruct."""
     _refuse_foreign_kernels()
     args = app_args(_with_cache_dir(options))
     start = launch_options(options)
     if start.address is None:
-        _pull(args.model, args.cache_dir)
+        _pull(args.model, args.cache_dir, needs_weights=args.needs_weights)
     # Ray reads its environment when it is imported, so both come only now.
     with tempfile.TemporaryDirectory(prefix="pageray-", dir=_socket_base()) as folder:
         for name, value in _ray_environment(args, start, Path(folder)).items():
@@ -95,7 +95,7 @@ def serve(options: ServeOptions) -> None:
 
 
 @app.command()
-@takes_serve_options
+@takes_options(ServeOptions)
 def config(options: ServeOptions) -> None:
     """Print the Serve config file for `serve deploy`; takes the options of `serve`."""
     text = serve_config(
@@ -105,6 +105,19 @@ def config(options: ServeOptions) -> None:
         with_cache_dir=options.cache_dir is not None,
     )
     typer.echo(text, nl=False)
+
+
+@app.command()
+@takes_options(PlanOptions)
+def plan(options: PlanOptions) -> None:
+    """Predict how memory would be used; takes the options of `serve`, reads no weights."""
+    args = app_args(_with_cache_dir(options))
+    gpu_bytes = None
+    if options.device_memory is not None:
+        gpu_bytes = parse_size(options.device_memory, "device-memory")
+    from deployments.cli_plan import plan as run_plan  # noqa: PLC0415  brings torch
+
+    run_plan(args, gpu_bytes, as_json=options.as_json)
 
 
 @app.command()
@@ -165,14 +178,14 @@ def default_cache_dir(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "pageray"
 
 
-def _with_cache_dir(options: ServeOptions) -> ServeOptions:
+def _with_cache_dir(options: Options) -> Options:
     return replace(options, cache_dir=options.cache_dir or default_cache_dir(os.environ))
 
 
-def _pull(model: str, cache_dir: Path) -> Path:
+def _pull(model: str, cache_dir: Path, *, needs_weights: bool = True) -> Path:
     from deployments.cli_pull import pull as run_pull  # noqa: PLC0415  slow to import
 
-    return run_pull(model, cache_dir, Console())
+    return run_pull(model, cache_dir, Console(), needs_weights=needs_weights)
 
 
 def _ray_environment(args: AppArgs, start: LaunchOptions, folder: Path) -> dict[str, str]:

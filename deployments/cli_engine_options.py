@@ -58,17 +58,26 @@ class EngineOptions:
             show_default="$PAGERAY_CACHE or ~/.cache/pageray",
         ),
     ] = None
+    load_format: Annotated[
+        Literal["auto", "dummy"],
+        option(
+            "Model",
+            "--load-format",
+            help="dummy: random weights, of which config.json tells the shapes.",
+        ),
+    ] = default("load_format")
     dtype: Annotated[
         Dtype, option("Model", "--dtype", help="Type of weights and KV cache; auto: the fastest.")
     ] = default("dtype")
     quantization: Annotated[
-        Literal["w8a8"] | None,
+        Literal["w8a8", "fp8"] | None,
         option(
             "Model",
             "--quantization",
             "-q",
             "--quantize",
-            help="w8a8: int8 weights and inputs of products, for float32 on CPU.",
+            help="w8a8: int8 weights and inputs of products, for float32 on CPU; fp8: float8 "
+            "weights, on CUDA.",
             show_default="as stored",
         ),
     ] = default("quantization")
@@ -150,6 +159,14 @@ class EngineOptions:
             help="Same tokens whatever else runs and whatever is cached; float32 on CPU.",
         ),
     ] = default("deterministic")
+    enforce_eager: Annotated[
+        bool,
+        option(
+            "Batching",
+            "--enforce-eager",
+            help="Launch every kernel on its own: no CUDA graphs, less memory, slower decodes.",
+        ),
+    ] = default("enforce_eager")
     max_num_seqs: Annotated[
         int,
         option(

@@ -1,4 +1,4 @@
-"""Options of `pageray serve` and `pageray config`, and how a command gets them.
+"""Options of `pageray serve`, `config` and `plan`, and how a command gets them.
 
 Those of each engine are in deployments/cli_engine_options.py.
 """
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -133,26 +133,51 @@ class ServeOptions(EngineOptions):
     ] = None
 
 
-def takes_serve_options(command: Callable[[ServeOptions], None]) -> Callable[..., None]:
-    """Give a command every option of ServeOptions, handed over as one value."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions(ServeOptions):
+    """Those of `pageray plan`: what `serve` would be told, and for which machine."""
 
-    def run(**values: Any) -> None:
-        command(ServeOptions(**values))
+    device_memory: Annotated[
+        str | None,
+        option(
+            "Plan",
+            "--device-memory",
+            metavar="SIZE",
+            help="Plan for GPUs of this size that are not here, like 80GiB.",
+            show_default="this machine",
+        ),
+    ] = None
+    as_json: Annotated[bool, option("Plan", "--json", help="Print JSON, sizes in bytes.")] = False
 
-    hints = get_type_hints(ServeOptions, include_extras=True)
-    run.__name__ = command.__name__
-    run.__doc__ = command.__doc__
-    run.__annotations__ = hints
-    signature = inspect.Signature(
-        [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=hints[field.name],
-            )
-            for field in fields(ServeOptions)
-        ]
-    )
-    run.__signature__ = signature  # type: ignore[attr-defined]  # typer asks inspect.signature
-    return run
+
+Options = TypeVar("Options", bound=ServeOptions)
+
+
+def takes_options(
+    options_class: type[Options],
+) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Give a command every option of a class, handed over as one value."""
+
+    def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            command(options_class(**values))
+
+        hints = get_type_hints(options_class, include_extras=True)
+        run.__name__ = command.__name__
+        run.__doc__ = command.__doc__
+        run.__annotations__ = hints
+        signature = inspect.Signature(
+            [
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=hints[field.name],
+                )
+                for field in fields(options_class)
+            ]
+        )
+        run.__signature__ = signature  # type: ignore[attr-defined]  # typer asks inspect.signature
+        return run
+
+    return decorate

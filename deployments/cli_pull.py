@@ -1,5 +1,7 @@
 """`pageray pull`: fetches a model into the cache and shows how far it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +15,18 @@ from rich.progress import (
 )
 
 from engine.model_store import resolve_model
+from engine.progress import Report
 
 
-def pull(model: str, cache_dir: Path, console: Console) -> Path:
+def pull(model: str, cache_dir: Path, console: Console, *, needs_weights: bool = True) -> Path:
     """Return the folder of the model, after fetching and checking what is missing."""
+    with progress_bars(console) as report:
+        return resolve_model(model, cache_dir=cache_dir, report=report, needs_weights=needs_weights)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Report]:
+    """Give what shows the progress of each phase, and nothing while there is none."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=20),
@@ -34,7 +44,7 @@ def pull(model: str, cache_dir: Path, console: Console) -> Path:
         progress.update(tasks[phase], completed=done, total=total or None)
 
     try:
-        return resolve_model(model, cache_dir=cache_dir, report=report)
+        yield report
     finally:
         if tasks:
             progress.stop()

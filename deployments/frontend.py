@@ -23,7 +23,12 @@ class Frontend:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, args: AppArgs, replicas: DeploymentHandle[Any]
     ) -> None:
-        path = await asyncio.to_thread(resolve_model, args.model, cache_dir=args.cache_dir)
+        path = await asyncio.to_thread(
+            resolve_model,
+            args.model,
+            cache_dir=args.cache_dir,
+            needs_weights=args.needs_weights,
+        )
         tokenizer = await asyncio.to_thread(Tokenizer.from_folder, path)
         frontend_id = serve.get_replica_context().replica_id.unique_id
         source = ServeTokenSource(replicas, find_board(args.model_name), frontend_id)

@@ -8,6 +8,7 @@ import torch
 from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.kv_cache import attention_geometry
+from engine.memory_prediction import sampler_bytes, step_bytes
 from engine.model_config import ModelConfig
 from engine.model_runner import ModelRunner
 from engine.models.decoder import Decoder
@@ -23,10 +24,11 @@ def activation_bytes(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """Return it: measured on CUDA, where running out ends the engine; estimated on CPU."""
+    """Return it: measured on CUDA, where running out ends the engine; predicted on CPU."""
     if device.type == "cuda":
         return _measure(config, model, decoder, dtype, device)
-    return _estimate(config, model, dtype)
+    packing = decoder.layers[0].feed_forward.weights.down.packing
+    return step_bytes(config, model, dtype, packing, device)
 
 
 def example_step(query_lens: Sequence[int], block_size: int, num_rows: int) -> StepInput:
@@ -49,6 +51,7 @@ def example_step(query_lens: Sequence[int], block_size: int, num_rows: int) -> S
         seq_lens,
         block_tables.astype(np.int32),
         slot_mapping.astype(np.int32),
+        np.arange(len(seq_lens), dtype=np.int32),
     )
     return StepInput(
         token_ids=np.zeros(len(positions), dtype=np.int32),
@@ -79,21 +82,13 @@ def _measure(
     runner = ModelRunner(decoder, geometry, rotations, device, ComputeThreads(1))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    runner.forward(step)
+    logits = runner.forward(step)
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - before
-    del runner
+    if logits is not None:
+        # They stay while the sampler adds its own, which no step without requests can show.
+        kept = torch.cuda.memory_allocated(device) - before
+        peak = max(peak, kept + sampler_bytes(config, model))
+    del runner, logits
     torch.cuda.empty_cache()
     return peak
-
-
-def _estimate(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
-    size = config.tensor_parallel_size
-    attention_width = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim // size
-    ffn_width = model.intermediate_size // size
-    # Residual, norm, attention and its inputs, gate and up and their product live at once.
-    token_width = 3 * model.hidden_size + 2 * attention_width + 3 * ffn_width
-    tokens = config.max_num_batched_tokens * token_width
-    # Logits, the sampler's copy of them and its sorted probabilities.
-    logits = 3 * config.max_num_seqs * model.vocab_size
-    return (tokens + logits) * dtype.itemsize

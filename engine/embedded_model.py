@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from engine.errors import InvalidModel, ModelNotFound
-from engine.gguf_conversion import CONVERSION_VERSION, convert_gguf
+from engine.gguf_import import CONVERSION_VERSION, convert_gguf
 from engine.model_cache import ModelCache
 from engine.progress import Report
 

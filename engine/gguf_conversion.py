@@ -23,8 +23,6 @@ from engine.gguf_tokenizer import build_tokenizer, tokenizer_config
 from engine.progress import Report
 from engine.safetensors_writer import SafetensorsFile, TensorPlan, plan_shards, write_index
 
-# Raise whenever a folder made from the same file would come out different.
-CONVERSION_VERSION = 1
 MAX_SHARD_BYTES = 4 << 30
 CHUNK_VALUES = 1 << 19  # a chunk's temporaries stay in the cache of a core
 MAX_THREADS = 8
@@ -50,6 +48,15 @@ def convert_gguf(
     _write_json(folder / "generation_config.json", generation_config(file))
     _write_json(folder / "config.json", config)
     _write_weights(sources, folder, dtype, max_shard_bytes, _Progress(path.name, sources, report))
+
+
+def gguf_config(path: Path) -> dict[str, Any]:
+    """Return config.json of the folder that `convert_gguf` would write, from the header alone.
+
+    Raises InvalidModel when the file cannot be served.
+    """
+    file = GgufFile.open(path)
+    return model_config(file, _DTYPE_NAMES[_dtype(file)])
 
 
 class _Progress:

@@ -5,8 +5,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -15,10 +16,11 @@ from huggingface_hub.errors import (
 from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
 
 from engine.errors import ModelNotFound
-from engine.model_folder import check_folder
+from engine.model_folder import CONFIG_NAME, check_folder
 from engine.progress import Report
 
-FILES = ["*.json", "*.safetensors", "*.jinja"]
+SMALL_FILES = ["*.json", "*.jinja"]
+WEIGHTS = ["*.safetensors"]
 # Copies of the weights in other formats.
 OTHER_FILES = ["*/*", "consolidated*.safetensors"]
 
@@ -28,7 +30,7 @@ def is_hub_id(model: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
 
 
-def hub_model(model: str, *, report: Report) -> Path:
+def hub_model(model: str, *, report: Report, needs_weights: bool = True) -> Path:
     """Return the folder of a hub model, fetching what is missing or newer on the hub.
 
     Offline, whether for want of a network or by HF_HUB_OFFLINE, the copy in the hub's cache does.
@@ -36,13 +38,22 @@ def hub_model(model: str, *, report: Report) -> Path:
     try:
         folder = snapshot_download(
             model,
-            allow_patterns=FILES,
+            allow_patterns=SMALL_FILES + (WEIGHTS if needs_weights else []),
             ignore_patterns=OTHER_FILES,
             tqdm_class=_progress_class(f"Downloading {model}", report),
         )
     except Exception as error:  # the hub's client lets errors of its HTTP library through
         raise _not_found(model, error) from error
-    return check_folder(Path(folder))
+    return check_folder(Path(folder), needs_weights=needs_weights)
+
+
+def hub_config(model: str, *, report: Report) -> Path:
+    """Return config.json of a hub model, fetching nothing else. Raises ModelNotFound."""
+    try:
+        bars = _progress_class(f"Downloading {CONFIG_NAME} of {model}", report)
+        return Path(hf_hub_download(model, CONFIG_NAME, tqdm_class=bars))
+    except Exception as error:  # the hub's client lets errors of its HTTP library through
+        raise _not_found(model, error) from error
 
 
 def _not_found(model: str, error: Exception) -> ModelNotFound:
@@ -67,6 +78,10 @@ def _not_found(model: str, error: Exception) -> ModelNotFound:
             f"'{model}' is not in the hub's cache, and the hub cannot be reached "
             f"({error.__cause__}).",
             f"Check the network, {elsewhere}.",
+        )
+    if isinstance(error, EntryNotFoundError):
+        return ModelNotFound(
+            f"'{model}' on the hub has no {CONFIG_NAME}.", f"Check the name, {elsewhere}."
         )
     return ModelNotFound(
         f"'{model}' could not be fetched from the hub ({type(error).__name__}: {error}).",

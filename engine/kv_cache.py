@@ -15,8 +15,17 @@ from kernels.layout import AttentionGeometry
 
 _MAX_HOST_CACHE_BYTES = 4 << 30
 _HOST_SHARE = 0.5
-_MIB = 1 << 20
-_GIB = 1 << 30
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRow:
+    """A line of the plan, for people."""
+
+    label: str
+    num_bytes: int
+    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +34,7 @@ class MemoryPlan:
 
     weight_bytes: int
     activation_bytes: int
-    """Most that a step needs beside weights and cache; measured on CUDA, estimated on CPU."""
+    """Most that a step needs beside weights and cache; measured on CUDA, predicted on CPU."""
     kv_cache_bytes: int
     block_bytes: int
     """Of one block, all layers."""
@@ -45,23 +54,34 @@ class MemoryPlan:
         """Sequences of `max_model_len` tokens that fit at once."""
         return self.num_cache_tokens / self.max_model_len
 
-    def __str__(self) -> str:
-        """Four lines for people, or five."""
-        host_bytes = self.num_host_blocks * self.block_bytes
-        host = (
-            f"host KV   {host_bytes / _GIB:6.2f} GiB: {self.num_host_blocks} blocks\n"
-            if self.num_host_blocks
-            else ""
+    @property
+    def rows(self) -> list[MemoryRow]:
+        """What memory goes to, three rows or four."""
+        blocks = (
+            f"{self.num_blocks} blocks of {self.block_size} tokens, {self.num_cache_tokens} in all"
         )
+        rows = [
+            MemoryRow("weights", self.weight_bytes, ""),
+            MemoryRow("step", self.activation_bytes, "at most"),
+            MemoryRow("KV cache", self.kv_cache_bytes, blocks),
+        ]
+        if self.num_host_blocks:
+            host_bytes = self.num_host_blocks * self.block_bytes
+            rows.append(MemoryRow("host KV", host_bytes, f"{self.num_host_blocks} blocks"))
+        return rows
+
+    @property
+    def summary(self) -> str:
+        """What that is good for."""
         return (
-            f"weights   {self.weight_bytes / _GIB:6.2f} GiB\n"
-            f"step      {self.activation_bytes / _GIB:6.2f} GiB at most\n"
-            f"KV cache  {self.kv_cache_bytes / _GIB:6.2f} GiB: {self.num_blocks} blocks of "
-            f"{self.block_size} tokens, {self.num_cache_tokens} in all\n"
-            f"{host}"
             f"longest sequence {self.max_model_len} tokens; "
             f"{self.max_concurrency:.1f} of them fit at once"
         )
+
+    def __str__(self) -> str:
+        """Four lines for people, or five."""
+        lines = [f"{r.label:<9} {r.num_bytes / GIB:6.2f} GiB  {r.note}".rstrip() for r in self.rows]
+        return "\n".join([*lines, self.summary])
 
 
 def attention_geometry(
@@ -96,32 +116,72 @@ def cache_budget(
     config: EngineConfig, size: int, device: torch.device, activation_bytes: int
 ) -> int:
     """Return the bytes that one rank's KV cache may take, once its weights are loaded."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+    else:
+        free = total = available_host_bytes()
+    return cache_bytes(config, size, device, free, total, activation_bytes)
+
+
+def cache_bytes(
+    config: EngineConfig,
+    size: int,
+    device: torch.device,
+    free: int,
+    total: int,
+    activation_bytes: int,
+) -> int:
+    """Return the same without asking the device. Negative where not even a step has room.
+
+    Args:
+        config: the settings.
+        size: ranks in the group.
+        device: cpu or cuda.
+        free: bytes left beside the weights, of the GPU or of the machine that ranks share.
+        total: bytes of the GPU.
+        activation_bytes: what the largest step needs.
+    """
     if config.kv_cache_bytes is not None:
         return config.kv_cache_bytes // size
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        kept_free = int(total * (1 - config.memory_utilization))
-        return free - kept_free - activation_bytes
+        return usable_bytes(config, device, free, total) - activation_bytes
     share = _HOST_SHARE * config.memory_utilization
-    return min(_MAX_HOST_CACHE_BYTES, int(available_host_bytes() * share)) // size
+    return min(_MAX_HOST_CACHE_BYTES, int(free * share)) // size
 
 
-def num_host_blocks_in(config: EngineConfig, size: int, block_bytes: int) -> int:
-    """Return the blocks of a rank's host tier. Raises InvalidConfig when memory is too small."""
+def usable_bytes(config: EngineConfig, device: torch.device, free: int, total: int) -> int:
+    """Return the part of `free` that the settings allow to use; arguments as `cache_bytes`."""
+    if device.type != "cuda" or config.kv_cache_bytes is not None:
+        return free
+    return free - int(total * (1 - config.memory_utilization))
+
+
+def num_host_blocks_in(
+    config: EngineConfig, size: int, block_bytes: int, available_bytes: int | None
+) -> int:
+    """Return the blocks of a rank's host tier.
+
+    Args:
+        config: the settings.
+        size: ranks in the group.
+        block_bytes: of a block, all layers.
+        available_bytes: free host memory, for all ranks; None: not known, so it is enough.
+
+    Raises InvalidConfig when memory is too small.
+    """
     budget = config.host_kv_bytes // size
     if not budget:
         return 0
-    available = available_host_bytes() // size
-    if budget > available:
+    if available_bytes is not None and budget > available_bytes // size:
         raise InvalidConfig(
-            f"The host tier would take {budget / _GIB:.1f} GiB of host memory on each rank, "
-            f"and {available / _GIB:.1f} GiB are free.",
+            f"The host tier would take {budget / GIB:.1f} GiB of host memory on each rank, "
+            f"and {available_bytes // size / GIB:.1f} GiB are free.",
             "Give it less.",
         )
     if budget < block_bytes:
         raise InvalidConfig(
-            f"The host tier has {budget / _MIB:.1f} MiB on a rank, "
-            f"and one block takes {block_bytes / _MIB:.1f} MiB.",
+            f"The host tier has {budget / MIB:.1f} MiB on a rank, "
+            f"and one block takes {block_bytes / MIB:.1f} MiB.",
             "Give it more host memory, or none.",
         )
     return budget // block_bytes
@@ -131,8 +191,8 @@ def num_blocks_in(budget: int, block_bytes: int) -> int:
     """Return the blocks that fit. Raises InvalidConfig when not even one does."""
     if budget < block_bytes:
         raise InvalidConfig(
-            f"The KV cache has room for {max(budget, 0) / _MIB:.1f} MiB on a rank, "
-            f"and one block takes {block_bytes / _MIB:.1f} MiB.",
+            f"The KV cache has room for {max(budget, 0) / MIB:.1f} MiB on a rank, "
+            f"and one block takes {block_bytes / MIB:.1f} MiB.",
             "Give the KV cache more memory, use more ranks, or make blocks or model smaller.",
         )
     return budget // block_bytes

@@ -1,6 +1,7 @@
 """The offline API: one model in this process, without Ray."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -11,6 +12,7 @@ from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.errors import InvalidConfig, InvalidRequest
 from engine.generation import Generation, GenerationRun, Progress
+from engine.model_folder import TOKENIZER_NAME
 from engine.model_store import resolve_model
 from engine.parallel import TensorParallel
 from engine.progress import Report
@@ -54,9 +56,15 @@ class LLM:
                 f"LLM runs in one process, and tensor_parallel_size is {num_ranks}.",
                 f"Use `pageray serve --tensor-parallel-size {num_ranks}`: Ray starts the ranks.",
             )
-        path = resolve_model(str(model), cache_dir=cache_dir.expanduser(), report=report)
-        config = EngineConfig(model_path=path, model_name=str(model), **settings)
-        self.tokenizer = Tokenizer.from_folder(path)
+        config = EngineConfig(model_path=Path(model), model_name=str(model), **settings)
+        path = resolve_model(
+            str(model),
+            cache_dir=cache_dir.expanduser(),
+            report=report,
+            needs_weights=config.needs_weights,
+        )
+        config = replace(config, model_path=path)
+        self.tokenizer = _tokenizer(config)
         self._core: EngineCore | None = build_core(config, TensorParallel.single(), report)
 
     def generate(
@@ -128,6 +136,13 @@ class LLM:
         ]
         with caller_unmoved():
             return GenerationRun(self._core, self.tokenizer, requests, progress).run()
+
+
+def _tokenizer(config: EngineConfig) -> Tokenizer:
+    """Read the model's tokenizer; random weights need none, as their tokens say nothing."""
+    if not config.needs_weights and not (config.model_path / TOKENIZER_NAME).is_file():
+        return Tokenizer.without_tokens()
+    return Tokenizer.from_folder(config.model_path)
 
 
 def _params_of_each(

@@ -34,6 +34,7 @@ def test_throughput_takes_full_steps_on_every_device() -> None:
 
 def test_every_engine_setting_reaches_the_engine() -> None:
     given: dict[str, Any] = {
+        "load_format": "dummy",
         "dtype": "bfloat16",
         "quantization": "w8a8",
         "block_size": 32,

@@ -57,7 +57,7 @@ class Launches:
         if self.error is not None:
             raise self.error
 
-    def pull(self, model: str, cache_dir: Path, _console: object) -> Path:
+    def pull(self, model: str, cache_dir: Path, _console: object, **_: object) -> Path:
         self.pulled.append((model, cache_dir))
         return cache_dir / model
 

@@ -16,7 +16,7 @@ Report = Callable[[str, int, int], None]
 def run(monkeypatch: pytest.MonkeyPatch, work: Callable[[Report], None]) -> str:
     """Pull a model whose fetching is `work`; return what the terminal shows."""
 
-    def resolve_model(model: str, *, cache_dir: Path, report: Report) -> Path:
+    def resolve_model(model: str, *, cache_dir: Path, report: Report, **_: object) -> Path:
         work(report)
         return cache_dir / model
 

@@ -44,9 +44,10 @@ def test_the_report_tells_the_plan_and_the_phases(tmp_path: Path) -> None:
     assert memory.num_blocks == (4 << 20) // memory.block_bytes
     assert memory.kv_cache_bytes == memory.num_blocks * memory.block_bytes
     assert memory.max_model_len == 100
-    # Embedding and packed head, then three layers.
+    # Embedding and packed head, then three layers, and seven norms with what follows from them.
     layer = 48 * (padded(48 + 2 * 16) + padded(48) + padded(2 * 72)) + 72 * padded(48)
-    assert memory.weight_bytes == 4 * (48 * (131 + padded(131)) + 3 * layer)
+    norms = 7 * (2 * 48 + 1)
+    assert memory.weight_bytes == 4 * (48 * (131 + padded(131)) + 3 * layer + norms)
     assert (built.report.device, built.report.dtype) == ("cpu", "float32")
     assert progress == [("load weights", i, 3) for i in (1, 2, 3)]
     assert built.core.snapshot().num_blocks == memory.num_blocks

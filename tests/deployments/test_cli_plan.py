@@ -1,0 +1,159 @@
+"""`pageray plan`: what it prints, and how it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from deployments import cli
+from engine import hub_model
+from engine.errors import InvalidConfig, InvalidModel, PageRayError
+from tests.engine.gguf_checkpoint import random_model, write_gguf
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128_256,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "torch_dtype": "bfloat16",
+}
+"""Llama-3.1-70B, as far as memory goes."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with nothing but its config.json."""
+    path = tmp_path / "large"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(LLAMA))
+    return path
+
+
+def run(*words: str) -> Result:
+    environment = {"COLUMNS": "100", "RAY_ADDRESS": None, "PAGERAY_API_KEY": None}
+    return CliRunner().invoke(cli.app, ["plan", *words], env=environment)
+
+
+def plan_json(*words: str) -> dict[str, Any]:
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.exception
+    plan: dict[str, Any] = json.loads(result.stdout)
+    return plan
+
+
+def refusal(*words: str) -> PageRayError:
+    error = run(*words).exception
+    assert isinstance(error, PageRayError)
+    return error
+
+
+def test_a_plan_for_gpus_that_are_not_here(folder: Path) -> None:
+    result = run(str(folder), "--device-memory", "80GiB", "-tp", "4")
+
+    assert result.exit_code == 0, result.exception
+    title, *rows = result.stdout.splitlines()
+    assert title == "large: LlamaForCausalLM, bfloat16, each of 4 ranks on a GPU of 80.0 GiB"
+    words = [row.split() for row in rows]
+    assert words[0] == ["weights", "32.86", "GiB"]
+    assert [row[0] for row in words] == ["weights", "step", "KV", "left", "longest"]
+    assert "blocks of 16 tokens" in rows[2]
+    assert rows[-1].startswith("longest sequence 131072 tokens; ")
+    assert "of them fit at once" in rows[-1]
+
+
+def test_json_has_the_same_in_bytes(folder: Path) -> None:
+    plan = plan_json(str(folder), "--device-memory", "80GiB", "-tp", "4", "--max-model-len", "8192")
+
+    assert plan["weight_bytes"] == pytest.approx(70_553_706_496 * 2 / 4, rel=1e-3)
+    assert plan["kv_cache_bytes"] == plan["num_blocks"] * plan["block_bytes"]
+    assert plan["max_concurrency"] == plan["num_cache_tokens"] / 8192
+    names = ("model", "device", "dtype", "packing", "tensor_parallel_size", "max_model_len")
+    assert [plan[name] for name in names] == ["large", "cuda", "bfloat16", "none", 4, 8192]
+
+
+def test_options_of_serve_change_the_plan(folder: Path) -> None:
+    words = [str(folder), "--device-memory", "141GiB", "-tp", "8"]
+    plain = plan_json(*words)
+
+    assert plan_json(*words, "--block-size", "32")["block_bytes"] == 2 * plain["block_bytes"]
+    given = plan_json(*words, "--kv-cache-memory", "8GiB")
+    assert given["num_blocks"] == (1 << 30) // plain["block_bytes"]
+    less = plan_json(*words, "--gpu-memory-utilization", "0.5")
+    assert less["num_blocks"] < plain["num_blocks"]
+    longer = plan_json(*words, "--max-num-batched-tokens", "16384")
+    assert longer["activation_bytes"] > 2 * plain["activation_bytes"]
+    tiered = plan_json(*words, "--host-kv-memory", "64GiB")
+    assert tiered["num_host_blocks"] == (8 << 30) // plain["block_bytes"]
+    assert plan_json(*words, "--dtype", "float32")["weight_bytes"] > 1.9 * plain["weight_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "cause", "fix"),
+    [
+        ("", "needs 131.4", "It fits with --tensor-parallel-size 2."),
+        ("-tp 2 --max-model-len 100000", "KV cache holds", "--tensor-parallel-size 4"),
+        ("-tp 4 --max-model-len 200000", "made for 131072", "--max-model-len 131072"),
+        ("-tp 4 --kv-cache-memory 400GiB", "100.00 GiB for KV", "--kv-cache-memory left out"),
+        ("-tp 3", "does not divide", "It fits with --tensor-parallel-size 4."),
+    ],
+)
+def test_what_does_not_fit_ends_in_what_would(
+    folder: Path, words: str, cause: str, fix: str
+) -> None:
+    error = refusal(str(folder), "--device-memory", "80GiB", *words.split())
+    assert cause in error.cause
+    assert fix in error.fix
+
+
+def test_a_gpu_has_to_be_here_or_described(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error = refusal(str(folder), "--device", "cuda")
+    assert isinstance(error, InvalidConfig)
+    assert "--device-memory 80GiB" in error.fix
+    assert "no size" in refusal(str(folder), "--device-memory", "much").cause
+
+
+def test_a_gguf_file_is_planned_from_its_header(tmp_path: Path) -> None:
+    path = write_gguf(random_model("llama"), tmp_path / "tiny.gguf")
+    words = ["--device", "cpu", "--kv-cache-memory", "1MiB", "--cache-dir", str(tmp_path / "cache")]
+
+    plan = plan_json(str(path), *words)
+
+    assert (plan["model"], plan["device"]) == ("tiny", "cpu")
+    assert plan["max_model_len"] == 512
+    assert not (tmp_path / "cache").exists(), "nothing was converted"
+
+
+def test_of_a_hub_model_the_config_alone_is_fetched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[tuple[str, str]] = []
+
+    def hf_hub_download(model: str, name: str, **_: object) -> str:
+        fetched.append((model, name))
+        return str(folder / name)
+
+    monkeypatch.setattr(hub_model, "hf_hub_download", hf_hub_download)
+    plan = plan_json("org/large", "--device-memory", "80GiB", "-tp", "8")
+    assert plan["model"] == "org/large"
+    assert fetched == [("org/large", "config.json")]
+
+
+def test_a_model_that_cannot_be_served_cannot_be_planned(folder: Path) -> None:
+    (folder / "config.json").write_text('{"architectures": ["Other"]}')
+    assert isinstance(refusal(str(folder), "--device-memory", "80GiB"), InvalidModel)
+
+
+@pytest.mark.slow
+def test_the_default_model_is_planned_for_this_machine(smollm2_path: Path) -> None:
+    cache_dir = smollm2_path.parent.parent
+    words = ["--cache-dir", str(cache_dir), "--device", "cpu", "--kv-cache-memory", "256MiB"]
+    plan = plan_json(*words)
+    assert plan["model"] == "smollm2"
+    assert plan["num_blocks"] == (256 << 20) // plan["block_bytes"]
