@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from engine.block_move import BlockMove
-from engine.output import TokenLogprob
+from engine.output import TokenLogprob, TokenOutput
 from engine.request import Request
 
 
@@ -28,6 +28,8 @@ class Batch:
     requests: list[ScheduledRequest]
     moves: list[BlockMove] = field(default_factory=list)
     """Copies of blocks to make first, in order."""
+    is_ahead: bool = False
+    """Decodes that follow on a step whose tokens nobody knows yet."""
 
     @property
     def num_tokens(self) -> int:
@@ -41,3 +43,17 @@ class SampledToken:
 
     token_id: int
     logprob: TokenLogprob | None = None
+
+    def append_to(self, request: Request) -> TokenOutput:
+        """Make it the request's next token; return what its client is told."""
+        index = request.num_output_tokens
+        finish_reason = request.append(self.token_id)
+        return TokenOutput(
+            request.request_id,
+            request.choice_index,
+            index,
+            [self.token_id],
+            None if self.logprob is None else [self.logprob],
+            finish_reason,
+            request.num_cached_tokens,
+        )

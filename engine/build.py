@@ -11,9 +11,15 @@ from engine.activation_memory import activation_bytes, example_step
 from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.core import EngineCore
+from engine.cuda_graph import GraphRecorder
 from engine.determinism import check_deterministic
 from engine.device import choose_device, choose_dtype, choose_packing, set_num_threads
+from engine.dummy_checkpoint import DummyCheckpoint
 from engine.errors import InvalidConfig
+from engine.executor import Executor
+from engine.gpu_executor import GpuExecutor
+from engine.gpu_sampler import GpuSampler
+from engine.host import available_host_bytes
 from engine.input_batch import InputBatch
 from engine.kv_cache import (
     MemoryPlan,
@@ -33,7 +39,8 @@ from engine.progress import Report
 from engine.rotary import rotation_table
 from engine.sampler import Sampler
 from engine.step_time import StepTimeFit, work_of_chunks
-from engine.weights import Checkpoint
+from engine.weight_reader import open_weights
+from engine.weights import WeightSource
 
 _WARM_UP_TOKENS = 64
 
@@ -85,7 +92,11 @@ def build_engine(
         max_model_len=built.memory.max_model_len,
         block_size=config.block_size,
     )
-    executor = ModelExecutor(runner, input_batch, Sampler(built.model.vocab_size), group)
+    executor: Executor
+    if built.device.startswith("cuda"):
+        executor = GpuExecutor(runner, input_batch, GpuSampler(built.model.vocab_size), group)
+    else:
+        executor = ModelExecutor(runner, input_batch, Sampler(built.model.vocab_size), group)
     core = EngineCore(
         config,
         executor,
@@ -113,15 +124,15 @@ def build_runner(
         check_parallel_size(model, group.size)
     dtype = choose_dtype(config, model, device)
     check_deterministic(config, model, device, dtype)
-    packing = choose_packing(config, device, dtype)
+    packing = choose_packing(config, model, device, dtype)
     set_num_threads(config, device, dtype)
     threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with (
         clock.phase("load weights"),
         threads.placed(),
-        Checkpoint(config.model_path) as checkpoint,
+        _weight_source(config, model, device) as weights,
     ):
-        decoder = load_decoder(checkpoint, model, group, device, dtype, packing, report)
+        decoder = load_decoder(weights, model, group, device, dtype, packing, report)
     with clock.phase("allocate KV cache"), threads.placed():
         memory = _plan_memory(config, model, decoder, group, dtype, device)
         geometry = attention_geometry(
@@ -129,6 +140,13 @@ def build_runner(
         )
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
         runner = ModelRunner(decoder, geometry, rotations, device, threads, memory.num_host_blocks)
+    if device.type == "cuda" and not config.enforce_eager:
+        with clock.phase("record graphs"):
+            runner.record_graphs(
+                GraphRecorder(),
+                max_num_seqs=config.max_num_seqs,
+                max_blocks=-(-memory.max_model_len // config.block_size),
+            )
     with clock.phase("warm up"), threads.placed():
         step_time = _warm_up(runner, config, memory)
     return runner, BuildReport(
@@ -139,6 +157,12 @@ def build_runner(
         step_time=step_time,
         phase_s=clock.phase_s,
     )
+
+
+def _weight_source(config: EngineConfig, model: ModelConfig, device: torch.device) -> WeightSource:
+    if config.needs_weights:
+        return open_weights(config.model_path, device)
+    return DummyCheckpoint(model.dtype, device)
 
 
 def _plan_memory(
@@ -162,7 +186,7 @@ def _plan_memory(
         num_blocks=num_blocks,
         block_size=config.block_size,
         max_model_len=choose_max_model_len(config, model, num_blocks),
-        num_host_blocks=num_host_blocks_in(config, group.size, block_bytes),
+        num_host_blocks=num_host_blocks_in(config, group.size, block_bytes, available_host_bytes()),
     )
 
 

@@ -28,10 +28,13 @@ class EngineConfig:
     """Folder with config.json, tokenizer files and safetensors."""
     model_name: str
     """Name that requests use; part of the prefix-cache root hash."""
+    load_format: str = "auto"
+    """auto: the model folder's weights; dummy: random ones, only config.json is needed."""
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16; auto: what is fastest on the device."""
     quantization: str | None = None
-    """w8a8: matrices are kept and multiplied as int8, in float32 on CPU; None: as stored."""
+    """w8a8: matrices are kept and multiplied as int8, in float32 on CPU; fp8: they are kept as
+    float8, on CUDA; None: as stored."""
     device: str = "auto"
     """auto, cpu or cuda."""
     block_size: int = 16
@@ -52,6 +55,8 @@ class EngineConfig:
     """Host memory of the whole group for KV blocks that the cache has no room for; 0: none."""
     deterministic: bool = False
     """Give the same tokens whatever the batch, the chunking and the cache hold."""
+    enforce_eager: bool = False
+    """Launch the kernels of every step one by one; otherwise GPUs replay those of decodes."""
     max_num_waiting: int = 4096
     """Sequences that may wait in the engine; more are refused."""
     tensor_parallel_size: int = 1
@@ -65,10 +70,12 @@ class EngineConfig:
             raise InvalidConfig(
                 f"block size is {size}.", f"Use a power of two from 1 to {MAX_BLOCK_SIZE}."
             )
-        if self.quantization not in (None, "w8a8"):
+        if self.quantization not in (None, "w8a8", "fp8"):
             raise InvalidConfig(
-                f"quantization is {self.quantization!r}.", "Use w8a8, or leave it out."
+                f"quantization is {self.quantization!r}.", "Use w8a8 or fp8, or leave it out."
             )
+        if self.load_format not in ("auto", "dummy"):
+            raise InvalidConfig(f"load format is {self.load_format!r}.", "Use auto or dummy.")
         if self.preset not in tuple(Preset):
             raise InvalidConfig(f"preset is '{self.preset}'.", f"Use one of {', '.join(Preset)}.")
         if self.host_kv_bytes < 0:
@@ -85,3 +92,8 @@ class EngineConfig:
             raise InvalidConfig(
                 f"memory utilization is {self.memory_utilization}.", "Use a value in (0, 1]."
             )
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the model folder has to hold weights."""
+        return self.load_format != "dummy"

@@ -20,6 +20,7 @@ from engine.output_length import OutputLengths
 from engine.request import GenerateRequest, Request
 from engine.scheduler import Scheduler
 from engine.snapshot import EngineSnapshot
+from engine.step_pipeline import StepPipeline
 from engine.step_time import StepTimeFit, work_of_chunks
 
 _EPOCH_BYTES = 8
@@ -50,6 +51,7 @@ class EngineCore:
         )
         self._step_time = step_time or StepTimeFit()
         self._scheduler = Scheduler(config, self._pool, self._step_time, OutputLengths())
+        self._pipeline = StepPipeline(executor)
         self._admission = Admission(
             config,
             max_model_len=max_model_len,
@@ -132,14 +134,13 @@ class EngineCore:
         if not self.has_work:
             self._busy_since = None
             return StepOutput(expired, 0, 0)
-        batch = self._scheduler.schedule()
-        assert batch.requests, "there is work but nothing can run"
+        batch, tokens = self._pipeline.step(self._scheduler)
         work = work_of_chunks(
             [s.num_scheduled_tokens for s in batch.requests],
             [s.request.num_computed_tokens for s in batch.requests],
         )
         work.num_moves = len(batch.moves)
-        outputs = self._scheduler.update(batch, self._executor.execute(batch))
+        outputs = self._scheduler.update(batch, tokens)
         for output in outputs:
             if output.finish_reason is not None:
                 self._forget(output)

@@ -1,6 +1,7 @@
 """Rank 0's side of a step: batch -> arrays -> every rank's forward -> logits -> tokens."""
 
 from engine.batch import Batch, SampledToken
+from engine.executor import Computed
 from engine.input_batch import InputBatch
 from engine.model_runner import ModelRunner
 from engine.parallel import TensorParallel
@@ -34,18 +35,18 @@ class ModelExecutor:
         """Blocks of the group's host tier; 0: it has none."""
         return self._runner.num_host_blocks
 
-    def execute(self, batch: Batch) -> list[SampledToken | None]:
-        """Compute the batch; one entry per sequence, None where no token was needed."""
+    def submit(self, batch: Batch) -> Computed:
+        """Compute the batch."""
         step, wanting = self._input_batch.step_input(batch)
         self._channel.send(step)
         logits = self._runner.forward(step)
         tokens: list[SampledToken | None] = [None] * len(batch.requests)
         if logits is None:
-            return tokens
+            return Computed(tokens)
         requests = [batch.requests[i].request for i in wanting]
         for i, token in zip(wanting, self._sampler.sample(logits, requests), strict=True):
             tokens[i] = token
-        return tokens
+        return Computed(tokens)
 
     def shutdown(self) -> None:
         """Send the other ranks home and leave the group."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.block_copier import BlockCopier
 from engine.compute_threads import ComputeThreads
+from engine.decode_graphs import DecodeGraphs, PaddingPlanner, Record
 from engine.kv_cache import allocate_kv_caches
 from engine.models.decoder import Decoder
 from engine.step_input import StepInput
@@ -46,14 +47,51 @@ class ModelRunner:
         self._copier = BlockCopier(self._kv_caches, num_host_blocks)
         windows = frozenset(layer.attention.weights.window for layer in decoder.layers)
         self._planner = ops.attention_planner(geometry, windows, device)
+        self._graphs: DecodeGraphs | None = None
         self.num_blocks = geometry.num_blocks
         self.num_host_blocks = num_host_blocks
+
+    @torch.inference_mode()
+    def record_graphs(self, record: Record, *, max_num_seqs: int, max_blocks: int) -> None:
+        """Run steps of decodes by graphs from now on, if the device has the kernels for it.
+
+        Args:
+            record: see engine/decode_graphs.py.
+            max_num_seqs: of a step.
+            max_blocks: of the longest sequence.
+        """
+        if isinstance(self._planner, PaddingPlanner):
+            self._graphs = DecodeGraphs(
+                self._decoder,
+                self._rotations,
+                self._kv_caches,
+                self._planner,
+                record,
+                max_num_seqs=max_num_seqs,
+                max_blocks=max_blocks,
+            )
+            self._graphs.capture()
+
+    def keeps_tokens(self, step: StepInput) -> bool:
+        """Whether a step's tokens can stay on the device, where the next decodes find them."""
+        return self._graphs is not None and self._graphs.takes(step)
+
+    @torch.inference_mode()
+    def keep_tokens(self, token_ids: Tensor) -> None:
+        """Keep what was drawn from the last step of decodes, int32 on the device: -1 stands for it.
+
+        It must have been one that a graph ran, see `decode_graphs.DecodeGraphs.takes`.
+        """
+        assert self._graphs is not None
+        self._graphs.keep(token_ids)
 
     @torch.inference_mode()
     def forward(self, step: StepInput) -> Tensor | None:
         """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
         self._threads.place()
         self._copier.apply(step.moves)
+        if self._graphs is not None and self._graphs.takes(step):
+            return self._graphs.forward(step)
         plan = self._planner.plan(step.layout)
         rotation = self._rotations[self._to_device(step.positions)]
         return self._decoder.forward(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.batch import SampledToken
 from engine.logits_processors import LogitsProcessor, build_processors
-from engine.output import TokenLogprob
+from engine.logprob_report import report_logprobs
 from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.token_draw import TokenDraw, split_segments
@@ -50,9 +50,9 @@ class Sampler:
             else:
                 token_ids[rows.drawn] = rows.draw.draw(changed[rows.drawn], highest[rows.drawn])
         tokens = token_ids.tolist()
-        if rows.logprobs is None:
+        if not rows.wants_logprobs:
             return [SampledToken(token_id) for token_id in tokens]
-        reports = self._report_logprobs(logits, rows.logprobs, token_ids, requests)
+        reports = report_logprobs(logits, token_ids, requests)
         return [SampledToken(token_id, reports.get(row)) for row, token_id in enumerate(tokens)]
 
     def _prepare_rows(self, requests: list[Request], device: torch.device) -> "_Rows":
@@ -78,26 +78,6 @@ class Sampler:
         names = [requests[row].request_id for row in (~is_finite).nonzero()[:, 0].tolist()]
         raise RuntimeError(f"the model gave logits that are not finite for {', '.join(names)}")
 
-    def _report_logprobs(
-        self, logits: Tensor, rows: Tensor, token_ids: Tensor, requests: Sequence[Request]
-    ) -> dict[int, TokenLogprob]:
-        logits = (logits if len(rows) == len(logits) else logits[rows]).float()
-        shift = logits.logsumexp(1, keepdim=True)
-        row_ids = rows.tolist()
-        wanted = [requests[row].params.logprobs or 0 for row in row_ids]
-        drawn = token_ids[rows]
-        own = (logits.gather(1, drawn[:, None]) - shift)[:, 0].tolist()
-        highest, indices = logits.topk(min(max(wanted), self._vocab_size))
-        values = highest - shift
-        tops = [
-            _best_first(*top)[:num_wanted]
-            for *top, num_wanted in zip(indices.tolist(), values.tolist(), wanted, strict=True)
-        ]
-        return {
-            row: TokenLogprob(token_id, logprob, top)
-            for row, token_id, logprob, top in zip(row_ids, drawn.tolist(), own, tops, strict=True)
-        }
-
 
 class _Rows:
     """What can be prepared for rows as long as they stay the same."""
@@ -118,10 +98,7 @@ class _Rows:
         # None also when all are drawn, which saves a copy of the logits.
         self.drawn = torch.tensor(drawn, device=device) if 0 < len(drawn) < len(requests) else None
         self.changes_logits = bool(self.processors or drawn)
-        reported = [
-            row for row, request in enumerate(requests) if request.params.logprobs is not None
-        ]
-        self.logprobs = torch.tensor(reported, device=device) if reported else None
+        self.wants_logprobs = any(request.params.logprobs is not None for request in requests)
 
     def are(self, requests: list[Request]) -> bool:
         """Whether these are the same requests, in the same order."""
@@ -148,9 +125,3 @@ def find_highest(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _is_greedy(params: SamplingParams) -> bool:
     # The first by rank is what top-k keeps; exp could make others as heavy as it is.
     return params.is_greedy or params.top_k == 1
-
-
-def _best_first(token_ids: list[int], logprobs: list[float]) -> list[tuple[int, float]]:
-    # topk leaves open which of equals comes first.
-    pairs = zip(token_ids, logprobs, strict=True)
-    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))

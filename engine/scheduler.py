@@ -24,6 +24,7 @@ from engine.output_length import OutputLengths
 from engine.preemption import Preemption
 from engine.request import Request, RequestStatus
 from engine.room import Room
+from engine.step_ahead import next_decodes
 from engine.step_budget import StepBudget
 from engine.step_plan import StepPlan
 from engine.step_time import StepTimeFit
@@ -113,6 +114,15 @@ class Scheduler:
             self._free_the_first(plan)
         return plan.batch()
 
+    def following(self, batch: Batch) -> Batch | None:
+        """Return the step of decodes after `batch`, whose tokens are not known yet.
+
+        None: something else must be looked at first.
+        """
+        if self._prefilling or self._waiting:
+            return None
+        return next_decodes(batch, self._tables, self._pool)
+
     def update(
         self, batch: Batch, sampled_tokens: Sequence[SampledToken | None]
     ) -> list[TokenOutput]:
@@ -121,6 +131,8 @@ class Scheduler:
         outputs = []
         for scheduled, sampled in zip(batch.requests, sampled_tokens, strict=True):
             request = scheduled.request
+            if request.status is not RequestStatus.RUNNING:
+                continue  # it ended while the step was on its way
             before = request.num_computed_tokens
             request.num_computed_tokens = before + scheduled.num_scheduled_tokens
             if request.num_computed_tokens // block_size > before // block_size:
@@ -128,7 +140,7 @@ class Scheduler:
             if sampled is None:
                 assert request.num_computed_tokens < request.num_tokens, "the executor owes a token"
                 continue
-            output = _append(request, sampled)
+            output = sampled.append_to(request)
             finish_reason = output.finish_reason
             outputs.append(output)
             if finish_reason is not None:
@@ -283,17 +295,3 @@ class Scheduler:
         request.siblings = []
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
-
-
-def _append(request: Request, sampled: SampledToken) -> TokenOutput:
-    index = request.num_output_tokens
-    finish_reason = request.append(sampled.token_id)
-    return TokenOutput(
-        request.request_id,
-        request.choice_index,
-        index,
-        [sampled.token_id],
-        None if sampled.logprob is None else [sampled.logprob],
-        finish_reason,
-        request.num_cached_tokens,
-    )

@@ -12,6 +12,7 @@ import tokenizers
 
 from engine.chat_template import ChatTemplate
 from engine.errors import InvalidModel, InvalidRequest
+from engine.model_folder import TOKENIZER_NAME
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 DEFAULT_TEMPLATE = "default"
@@ -30,7 +31,12 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer":
         """Read tokenizer.json and the chat template. Raises InvalidModel."""
-        file = path / "tokenizer.json"
+        file = path / TOKENIZER_NAME
+        if not file.is_file():
+            raise InvalidModel(
+                f"'{path}' has no {TOKENIZER_NAME}.",
+                "Put the model's there: texts cannot become tokens without it.",
+            )
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception
@@ -46,6 +52,11 @@ class Tokenizer:
         return cls(
             backend, {name: ChatTemplate(source, special) for name, source in sources.items()}
         )
+
+    @classmethod
+    def without_tokens(cls) -> "Tokenizer":
+        """Make one for a model that has none: no text has tokens, and no token has text."""
+        return cls(tokenizers.Tokenizer(tokenizers.models.BPE()))
 
     @property
     def backend(self) -> tokenizers.Tokenizer:

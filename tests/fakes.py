@@ -3,10 +3,11 @@
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from engine.batch import Batch, SampledToken, ScheduledRequest
 from engine.block_move import BlockMove, MoveKind
+from engine.executor import Computed
 from engine.output import TokenLogprob
 from engine.output_length import OutputLengths
 from engine.request import GenerateRequest, Request
@@ -85,8 +86,12 @@ class FakeExecutor:
         vocab_size: int = 1000,
         num_host_blocks: int = 0,
         on_execute: Callable[[Batch], None] | None = None,
+        is_overlapping: bool = False,
     ) -> None:
         self.model = FakeModel(vocab_size)
+        self.num_steps_ahead = 0
+        self._is_overlapping = is_overlapping
+        self._last_tokens: dict[Request, int] = {}
         self.num_steps = 0
         self.num_computed_tokens = 0
         self.is_shut_down = False
@@ -108,6 +113,13 @@ class FakeExecutor:
         """Blocks of the simulated host tier."""
         return len(self._host)
 
+    def submit(self, batch: Batch) -> Computed:
+        """Compute the batch at once; the next may follow if it is all decodes and we overlap."""
+        is_decode = all(s.num_scheduled_tokens == 1 for s in batch.requests)
+        tokens = self.execute(batch)
+        can_be_followed = self._is_overlapping and is_decode and None not in tokens
+        return Computed(tokens, can_be_followed)
+
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Compute the batch; AssertionError names what the scheduler did wrong."""
         if self._on_execute is not None:
@@ -121,7 +133,14 @@ class FakeExecutor:
         if len(self._true_states) > 2 * len(batch.requests) + 64:
             live = {r: s for r, s in self._true_states.items() if r.finish_reason is None}
             self._true_states = live
-        return [self._run(scheduled) for scheduled in batch.requests]
+        self.num_steps_ahead += batch.is_ahead
+        tokens = [self._run(scheduled, batch.is_ahead) for scheduled in batch.requests]
+        self._last_tokens = {
+            scheduled.request: token.token_id
+            for scheduled, token in zip(batch.requests, tokens, strict=True)
+            if token is not None
+        }
+        return tokens
 
     def shutdown(self) -> None:
         """Note that it was called, and that it was called once."""
@@ -138,32 +157,34 @@ class FakeExecutor:
         written = [
             self._slot(scheduled.request, position)
             for scheduled in batch.requests
-            for position in _chunk(scheduled)
+            for position in _chunk(scheduled, batch.is_ahead)
         ]
         assert len(set(written)) == len(written), "two sequences write the same slot"
 
-    def _run(self, scheduled: ScheduledRequest) -> SampledToken | None:
+    def _run(self, scheduled: ScheduledRequest, is_ahead: bool) -> SampledToken | None:
         request = scheduled.request
-        states = self._extend_true_states(request)
-        for position in range(request.num_computed_tokens):
+        states = self._extend_true_states(request, is_ahead)
+        chunk = _chunk(scheduled, is_ahead)
+        for position in range(chunk.start):
             block_id, offset = self._slot(request, position)
             assert self._cache[block_id][offset] == states[position], (
                 f"{request.request_id}: position {position} reads block {block_id}, "
                 "which does not hold this sequence"
             )
-        for position in _chunk(scheduled):
+        for position in chunk:
             block_id, offset = self._slot(request, position)
             self._cache[block_id][offset] = states[position]
-        if not scheduled.needs_token:
+        if not (is_ahead or scheduled.needs_token):
             return None
         token_id = self.model.draw(states[-1], request.params.seed, request.choice_index)
         has_logprob = request.params.logprobs is not None
         return SampledToken(token_id, TokenLogprob(token_id, -1.0) if has_logprob else None)
 
-    def _extend_true_states(self, request: Request) -> list[int]:
+    def _extend_true_states(self, request: Request, is_ahead: bool) -> list[int]:
+        known = request.token_ids + ([self._last_tokens[request]] if is_ahead else [])
         states = self._true_states.setdefault(request, [])
         state = states[-1] if states else self.model.start(request.cache_salt)
-        for token_id in request.token_ids[len(states) :]:
+        for token_id in known[len(states) :]:
             state = self.model.advance(state, token_id)
             states.append(state)
         return states
@@ -197,6 +218,6 @@ def check_batch_order(batch: Batch) -> None:
     assert len({scheduled.request for scheduled in batch.requests}) == len(counts)
 
 
-def _chunk(scheduled: ScheduledRequest) -> Sequence[int]:
-    start = scheduled.request.num_computed_tokens
+def _chunk(scheduled: ScheduledRequest, is_ahead: bool) -> range:
+    start = scheduled.request.num_computed_tokens + is_ahead
     return range(start, start + scheduled.num_scheduled_tokens)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine.batch import Batch, SampledToken, ScheduledRequest
 from engine.block_pool import BlockPool
-from engine.executor import Executor
+from engine.executor import Computed, Executor
 from engine.request import Request, RequestStatus
 from tests.fakes import FakeClock
 
@@ -70,10 +70,14 @@ class TracedExecutor:
         """Blocks of the host tier."""
         return self._inner.num_host_blocks
 
+    def submit(self, batch: Batch) -> Computed:
+        """Compute the batch at once."""
+        return Computed(self.execute(batch))
+
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Compute the batch, note the memory it took, and end who has come to the end."""
         started = self._clock()
-        tokens = self._inner.execute(batch)
+        tokens = self._inner.submit(batch).tokens()
         self._note_memory(batch, self._clock() - started)
         return [self._end(*pair) for pair in zip(batch.requests, tokens, strict=True)]
 
@@ -117,6 +121,10 @@ class SimulatedExecutor:
     def num_host_blocks(self) -> int:
         """There is no host tier."""
         return 0
+
+    def submit(self, batch: Batch) -> Computed:
+        """Compute the batch at once."""
+        return Computed(self.execute(batch))
 
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Read the weights once, then compute token by token."""

@@ -44,6 +44,7 @@ class CheckedCore:
         max_model_len: int,
         num_host_blocks: int = 0,
         is_hopeful: bool = False,
+        is_overlapping: bool = False,
         move_s: float = 0.0001,
         **settings: Any,
     ) -> None:
@@ -54,6 +55,7 @@ class CheckedCore:
             vocab_size=VOCAB,
             num_host_blocks=num_host_blocks,
             on_execute=self._check_batch,
+            is_overlapping=is_overlapping,
         )
         self.clock = FakeClock()
         self.core = EngineCore(
@@ -182,8 +184,9 @@ class CheckedCore:
         for scheduled in batch.requests:
             request = scheduled.request
             self._requests.add(request)
-            first = request.num_computed_tokens // size
-            end = request.num_computed_tokens + scheduled.num_scheduled_tokens
+            start = request.num_computed_tokens + batch.is_ahead
+            first = start // size
+            end = start + scheduled.num_scheduled_tokens
             assert end <= len(request.block_ids) * size
             for block_id in request.block_ids[first:]:
                 assert self.pool.ref_count(block_id) == 1

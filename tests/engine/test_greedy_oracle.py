@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from engine.batch import Batch, SampledToken
+from engine.batch import Batch
 from engine.build import build_runner
 from engine.config import EngineConfig
 from engine.core import EngineCore
-from engine.executor import Executor
+from engine.executor import Executor, Submission
 from engine.generation import GenerationRun
 from engine.input_batch import InputBatch
 from engine.model_executor import ModelExecutor
@@ -77,8 +77,8 @@ class FewBlocks:
         self.num_blocks = num_blocks
         self.num_host_blocks = 0
 
-    def execute(self, batch: Batch) -> list[SampledToken | None]:
-        return self._executor.execute(batch)
+    def submit(self, batch: Batch) -> Submission:
+        return self._executor.submit(batch)
 
     def shutdown(self) -> None:
         self._executor.shutdown()

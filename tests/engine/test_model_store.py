@@ -1,5 +1,6 @@
 """resolve_model: every form of MODEL leads to a folder, or to an error that says what to do."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from engine import hub_model
 from engine.errors import InvalidModel, ModelNotFound
-from engine.model_store import resolve_model
+from engine.model_store import resolve_config, resolve_model
 from tests.engine.gguf_checkpoint import random_model, write_gguf
 
 
@@ -204,3 +205,53 @@ def test_bytes_of_a_hub_download_are_reported(
     assert result == folder
     phase = "Downloading a/b"
     assert seen == [(phase, 40, 100), (phase, 40, 100), (phase, 100, 100)]
+
+
+def test_without_need_of_weights_a_config_is_enough(
+    tmp_path: Path, hub: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    with pytest.raises(InvalidModel, match=r"config\.json missing"):
+        resolve_model(str(folder), cache_dir=tmp_path, needs_weights=False)
+    (folder / "config.json").write_text("{}")
+    assert resolve_model(str(folder), cache_dir=tmp_path, needs_weights=False) == folder
+
+    for needs_weights in (True, False):
+        with pytest.raises(ModelNotFound):
+            resolve_model("org/name", cache_dir=tmp_path, needs_weights=needs_weights)
+    patterns = [call["allow_patterns"] for call in hub]
+    assert ["*.safetensors" in names for names in patterns] == [True, False]
+    assert all("*.json" in names for names in patterns)
+
+
+def test_config_is_found_without_the_rest(tmp_path: Path) -> None:
+    cache_dir = tmp_path / "cache"
+    (tmp_path / "config.json").write_text('{"vocab_size": 7}')
+    assert resolve_config(str(tmp_path), cache_dir=cache_dir) == {"vocab_size": 7}
+
+    path = write_gguf(random_model("qwen3"), tmp_path / "m.gguf")
+    config = resolve_config(str(path), cache_dir=cache_dir)
+    assert not cache_dir.exists()
+    converted = resolve_model(str(path), cache_dir=cache_dir)
+    assert config == json.loads((converted / "config.json").read_text())
+
+    with pytest.raises(ModelNotFound, match="no file or folder"):
+        resolve_config("./nothing", cache_dir=cache_dir)
+    with pytest.raises(ModelNotFound, match="no model 'gpt5'"):
+        resolve_config("gpt5", cache_dir=cache_dir)
+
+
+def test_config_of_a_hub_model_comes_alone_or_with_the_hubs_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"vocab_size": 7}')
+    monkeypatch.setattr(hub_model, "hf_hub_download", lambda _model, name, **_: tmp_path / name)
+    assert resolve_config("a/b", cache_dir=tmp_path) == {"vocab_size": 7}
+
+    def refuse(_model: str, _name: str, **_: object) -> str:
+        raise errors.EntryNotFoundError("404")
+
+    monkeypatch.setattr(hub_model, "hf_hub_download", refuse)
+    with pytest.raises(ModelNotFound, match=r"'a/b' on the hub has no config\.json"):
+        resolve_config("a/b", cache_dir=tmp_path)

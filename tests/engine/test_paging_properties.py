@@ -29,6 +29,7 @@ sizes = st.fixed_dictionaries(
         "num_host_blocks": st.sampled_from([0, 0, 1, 3, 20]),
         "preset": st.sampled_from(list(Preset)),
         "is_hopeful": st.booleans(),
+        "is_overlapping": st.booleans(),
     }
 )
 # Few different prompts that share long beginnings, so that blocks are shared all the time.

@@ -75,7 +75,8 @@ def test_int8_takes_a_quarter_of_float32(tmp_path: Path) -> None:
     embedding = 131 * 48 * 4
 
     saved = (plain.memory.weight_bytes - embedding) / (quantized.memory.weight_bytes - embedding)
-    assert 3.7 < saved <= 4
+    # Rows are only 48 long here, so their scales and the norms, which stay, take a tenth of it.
+    assert 3.5 < saved <= 4
 
 
 @needs_kernels

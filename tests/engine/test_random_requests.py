@@ -45,6 +45,7 @@ class Load:
     """Most tokens in a step, as a share of the longest prompt."""
     max_num_seqs: int
     is_hopeful: bool
+    is_overlapping: bool
     move_s: float
     seed: int
 
@@ -61,6 +62,7 @@ class Load:
             max_model_len=self.max_model_len,
             num_host_blocks=self.num_host_blocks if self.enable_prefix_caching else 0,
             is_hopeful=self.is_hopeful,
+            is_overlapping=self.is_overlapping,
             move_s=self.move_s,
             block_size=self.block_size,
             enable_prefix_caching=self.enable_prefix_caching,
@@ -105,6 +107,7 @@ loads = st.builds(
     step_share=st.sampled_from([0.02, 0.2, 0.5, 1.0, 2.0]),
     max_num_seqs=st.integers(1, 8),
     is_hopeful=st.booleans(),
+    is_overlapping=st.booleans(),
     move_s=st.sampled_from([0.0, 1e-6, 1e-4, 1e-2]),
     seed=st.integers(0, 2**32),
 )
@@ -129,6 +132,7 @@ def run(load: Load, num_requests: int, counts: Counter[str]) -> None:
     counts["requests"] += num_taken
     counts[f"requests with blocks of {load.block_size}"] += num_taken
     counts["preemptions"] += engine.core.snapshot().num_preemptions
+    counts["steps ahead"] += engine.executor.num_steps_ahead
     for kind, number in engine.executor.num_moves.items():
         counts[kind.name] += number
     reasons = Counter(choice.finish_reason for choice in engine.choices.values())
@@ -153,7 +157,7 @@ def test_ten_thousand_random_requests_end_once_and_rightly() -> None:
     run_one()
     assert counts["requests"] >= NUM_REQUESTS
     assert all(counts[f"requests with blocks of {size}"] >= 300 for size in BLOCK_SIZES)
-    for name in ("preemptions", *(kind.name for kind in MoveKind)):
+    for name in ("preemptions", "steps ahead", *(kind.name for kind in MoveKind)):
         assert counts[name] >= 500, name
     for reason in ("stop", "length", "abort", "error"):
         assert counts[f"ended by {reason}"] >= 100, reason
@@ -196,6 +200,7 @@ def test_requests_and_disconnects_from_other_threads_end_once_and_rightly(
         step_share=0.5,
         max_num_seqs=6,
         is_hopeful=True,
+        is_overlapping=True,
         move_s=0.0,
         seed=block_size,
     )

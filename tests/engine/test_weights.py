@@ -30,7 +30,7 @@ def matrix() -> Tensor:
 
 
 def test_slices_are_read_as_they_are_stored(tmp_path: Path) -> None:
-    save(tmp_path, a=matrix(), b=torch.arange(5.0).bfloat16())
+    save(tmp_path, a=matrix(), b=torch.arange(5.0).bfloat16(), c=torch.tensor(3.0))
 
     with Checkpoint(tmp_path) as checkpoint:
         assert torch.equal(checkpoint.read("a"), matrix())
@@ -40,6 +40,8 @@ def test_slices_are_read_as_they_are_stored(tmp_path: Path) -> None:
         assert torch.equal(checkpoint.read("b", slice(2, 4)).float(), torch.tensor([2.0, 3.0]))
         assert checkpoint.read("a").dtype == torch.float32
         assert checkpoint.read("b").dtype == torch.bfloat16
+        assert checkpoint.read("c") == 3.0
+        checkpoint.check({"a": (4, 3), "b": (5,), "c": (1,)}, ())
 
 
 def test_what_is_read_outlives_the_files(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Records CUDA graphs that share their memory."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class GraphRecorder:
+    """Records what functions launch on the current device; see `decode_graphs.Record`.
+
+    Only one of its graphs may be in use at a time: each overwrites what the others computed.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:
+        """Run the function twice, the second time only to record it."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run()  # kernels are compiled and libraries take their workspace before the recording
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = run()
+
+        def replay() -> Tensor | None:
+            graph.replay()
+            return output
+
+        return replay

@@ -1,0 +1,169 @@
+"""Runs steps of decodes by replaying graphs of kernels recorded once for each number of rows.
+
+A decode step launches some hundred kernels, and launching them one by one takes longer than they
+run. Everything that changes from step to step is data at fixed addresses: token ids, positions,
+slots and the list of attention work come in one copy, block tables by what changed.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.models.decoder import Decoder
+from engine.step_input import StepInput
+from kernels.gpu.attention_plan import GpuAttentionPlan
+from kernels.gpu.staging import StagingBuffer
+from kernels.layout import IntArray, StepLayout
+
+
+@runtime_checkable
+class PaddingPlanner(Protocol):
+    """What is asked of the attention planner, see `kernels.gpu.attention_planner`."""
+
+    def reserve(self, num_rows: int, max_blocks: int) -> None: ...  # noqa: D102  as there
+
+    def pad(self, layout: StepLayout, num_rows: int) -> list[IntArray]: ...  # noqa: D102
+
+    def plan_padded(self, uploaded: list[Tensor], num_rows: int) -> GpuAttentionPlan: ...  # noqa: D102
+
+    def apply_changes(self, uploaded: list[Tensor]) -> None: ...  # noqa: D102
+
+
+Record = Callable[[Callable[[], Tensor | None]], Callable[[], Tensor | None]]
+"""Records what a function launches; what it returns launches the same again, on the same data."""
+
+
+_NUM_INPUTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    replay: Callable[[], Tensor | None]
+    plan: GpuAttentionPlan
+    """Kept because its memory is what the graph reads."""
+
+
+class DecodeGraphs:
+    """The graphs of one rank."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        rotations: Tensor,
+        kv_caches: list[Tensor],
+        planner: PaddingPlanner,
+        record: Record,
+        *,
+        max_num_seqs: int,
+        max_blocks: int,
+    ) -> None:
+        """Reserve memory; nothing is recorded yet.
+
+        Args:
+            decoder: this rank's share of the model.
+            rotations: [positions, head_dim / 2] complex64.
+            kv_caches: of each layer.
+            planner: of the same caches.
+            record: on CUDA, an `engine.cuda_graph.GraphRecorder`.
+            max_num_seqs: rows of the largest graph.
+            max_blocks: of the longest sequence.
+        """
+        self._decoder = decoder
+        self._rotations = rotations
+        self._kv_caches = kv_caches
+        self._planner = planner
+        self._record = record
+        self._graphs: dict[int, _Graph] = {}
+        self._inputs: list[Tensor] = []
+        self._latest = torch.zeros(max_num_seqs, dtype=torch.int32, device=rotations.device)
+        self.sizes = bucket_sizes(max_num_seqs)
+        planner.reserve(max_num_seqs, max_blocks)
+        self._staging = StagingBuffer(rotations.device)
+        fixed = [*_inputs(_IDLE, max_num_seqs), *planner.pad(_IDLE.layout, max_num_seqs)]
+        # Room for what changes if every entry of every block table did.
+        changes = 2 * max_num_seqs * max_blocks
+        self._staging.reserve(sum(array.size for array in fixed) + changes + 4 * len(fixed))
+
+    def capture(self) -> None:
+        """Record every size, the largest first: the smaller ones fit in the memory it took."""
+        for size in reversed(self.sizes):
+            self._graph(size)
+
+    def takes(self, step: StepInput) -> bool:
+        """Whether a graph can run this step: one token of each sequence and one row wanted."""
+        layout = step.layout
+        return layout.num_seqs == layout.num_tokens == len(step.logits_rows) <= self.sizes[
+            -1
+        ] and not len(step.moves)
+
+    def forward(self, step: StepInput) -> Tensor | None:
+        """Return logits [num_seqs, vocab] in the order of `step.logits_rows`.
+
+        They are good until the next step; None on ranks other than 0. A token id of -1 stands for
+        the one that `keep` was given last for its sequence.
+        """
+        num_seqs = step.layout.num_seqs
+        size = self.sizes[bisect_left(self.sizes, num_seqs)]
+        graph = self._graph(size)
+        self._inputs = self._upload(step, size)[:_NUM_INPUTS]
+        logits = graph.replay()
+        return None if logits is None else logits[:num_seqs]
+
+    def keep(self, token_ids: Tensor) -> None:
+        """Keep the tokens drawn from the last `forward`, int32 on the device, for the next one."""
+        _, _, rows, logits_rows = self._inputs
+        wanted = logits_rows[: len(token_ids)].long()
+        self._latest[rows[wanted].long()] = token_ids
+
+    def _graph(self, size: int) -> _Graph:
+        if size not in self._graphs:
+            uploaded = self._upload(_IDLE, size)
+            token_ids, positions, rows, logits_rows = uploaded[:_NUM_INPUTS]
+            planned = uploaded[_NUM_INPUTS:]
+            plan = self._planner.plan_padded(planned, size)
+
+            def run() -> Tensor | None:
+                known = torch.where(token_ids < 0, self._latest[rows], token_ids)
+                rotation = self._rotations[positions]
+                return self._decoder.forward(known, rotation, self._kv_caches, plan, logits_rows)
+
+            self._graphs[size] = _Graph(self._record(run), plan)
+        return self._graphs[size]
+
+    def _upload(self, step: StepInput, size: int) -> list[Tensor]:
+        """Bring a step to the addresses that the graph of this size reads."""
+        inputs = _inputs(step, size)
+        uploaded = self._staging.upload([*inputs, *self._planner.pad(step.layout, size)])
+        self._planner.apply_changes(uploaded)
+        return uploaded
+
+
+def bucket_sizes(max_num_seqs: int) -> list[int]:
+    """Return the rows that graphs are recorded for: the next larger one serves what is between."""
+    sizes = {1, 2, 4, *range(8, 65, 8), *range(64, max_num_seqs, 16), max_num_seqs}
+    return sorted(size for size in sizes if size <= max_num_seqs)
+
+
+def _inputs(step: StepInput, size: int) -> list[IntArray]:
+    """Return token ids, positions, rows of the sequences and wanted rows, each padded with 0."""
+    arrays = (step.token_ids, step.positions, step.layout.rows, step.logits_rows)
+    padded = np.zeros((len(arrays), size), dtype=np.int32)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return list(padded)
+
+
+def _idle_step() -> StepInput:
+    """One sequence that stores nothing and reads a block that may hold anything."""
+    zero, one = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.int32)
+    starts = np.array([0, 1], dtype=np.int32)
+    layout = StepLayout(starts, one, zero[:, None], slot_mapping=-one, rows=zero)
+    return StepInput(token_ids=zero, positions=zero, logits_rows=zero, layout=layout)
+
+
+_IDLE: Final = _idle_step()

@@ -1,0 +1,121 @@
+"""Chooses tokens on a GPU without a word to the host: what is drawn stays there until it is read.
+
+Order and meaning are those of engine/sampler.py. The draw itself is that of `kernels.sampling`: its
+numbers come from the same (seed, choice index, position) and are used otherwise, so a seed gives
+other tokens than on CPU.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.logits_processors import LogitsProcessor, build_processors
+from engine.request import Request
+from kernels.gpu.staging import StagingBuffer
+from kernels.layout import IntArray
+from kernels.sampling import sample
+from kernels.sampling_rows import DrawParams
+
+
+class GpuSampler:
+    """Samples for one model. What it prepares for a set of rows is kept while the set stays."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._rows: _Rows | None = None
+        self._staging: StagingBuffer | None = None
+
+    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> Tensor:
+        """Choose the next token of every request.
+
+        Args:
+            logits: [num_rows, vocab_size], any float dtype; left as they are.
+            requests: one a row.
+            num_ahead: tokens of each that were drawn and are not known yet.
+
+        Returns [num_rows] int32 on the device; -1 where the logits are not finite.
+        """
+        if not requests:
+            return torch.empty(0, dtype=torch.int32, device=logits.device)
+        rows = self._prepare_rows(requests, num_ahead, logits.device)
+        if rows.processors:
+            logits = logits.to(torch.float32, copy=True)
+            for processor in rows.processors:
+                processor.apply(logits)
+        return sample(logits, rows.params).token_ids
+
+    def _prepare_rows(
+        self, requests: list[Request], num_ahead: int, device: torch.device
+    ) -> "_Rows":
+        positions = np.array([r.num_output_tokens for r in requests], dtype=np.int32) + num_ahead
+        rows = self._rows
+        if rows is None or not rows.are(requests) or not rows.go_to(positions):
+            if self._staging is None:
+                self._staging = StagingBuffer(device)
+            before = rows.processors if rows is not None else ()
+            processors = build_processors(requests, self._vocab_size, device, before)
+            params = _upload(requests, positions, self._vocab_size, self._staging)
+            rows = self._rows = _Rows(list(requests), positions, params, processors)
+        return rows
+
+
+def is_plain(request: Request) -> bool:
+    """Whether its next token can be drawn before the last one is known, and needs no report."""
+    params = request.params
+    is_short = request.num_output_tokens < params.min_tokens
+    return params.logprobs is None and not (params.logit_bias or params.has_penalties or is_short)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What can be prepared for rows as long as they stay the same."""
+
+    requests: list[Request]
+    positions: IntArray
+    """Of `params`, which are on the device"""
+    params: DrawParams
+    processors: Sequence[LogitsProcessor]
+
+    def are(self, requests: list[Request]) -> bool:
+        """Whether these are the same requests, in the same order."""
+        mine = self.requests
+        return len(mine) == len(requests) and all(map(operator.is_, mine, requests))
+
+    def go_to(self, positions: IntArray) -> bool:
+        """Move every row on by one where that is asked for, on the device; whether it was."""
+        if not np.array_equal(positions, self.positions + 1):
+            return np.array_equal(positions, self.positions)
+        self.params.position.add_(1)
+        self.positions = positions
+        return True
+
+
+def _upload(
+    requests: list[Request], positions: IntArray, vocab_size: int, staging: StagingBuffer
+) -> DrawParams:
+    """Bring what rows are drawn with to the device in one copy, which nobody waits for."""
+    params = [request.params for request in requests]
+    top_k = [min(p.top_k, vocab_size) if p.top_k > 0 else vocab_size for p in params]
+    floats = np.array(
+        [[p.temperature for p in params], [p.top_p for p in params], [p.min_p for p in params]],
+        dtype=np.float32,
+    )
+    seeds = np.array([request.seed for request in requests], dtype=np.int64)
+    choices = np.array([request.choice_index for request in requests], dtype=np.int32)
+    arrays = [*floats.view(np.int32), seeds.view(np.int32), choices, positions]
+    temperature, top_p, min_p, seed, choice_index, position, keep = staging.upload(
+        [*arrays, np.array(top_k, dtype=np.int32)]
+    )
+    return DrawParams(
+        temperature=temperature.view(torch.float32),
+        top_k=keep,
+        top_p=top_p.view(torch.float32),
+        min_p=min_p.view(torch.float32),
+        seed=seed.view(torch.int64),
+        choice_index=choice_index,
+        position=position,
+    )
