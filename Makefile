@@ -12,7 +12,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup serve test check bench experiment clean
+.PHONY: help setup serve test test-gpu check bench bench-gpu experiment clean
 
 help:
 	@echo 'make setup    make .venv with everything that serving and testing need'
@@ -20,6 +20,8 @@ help:
 	@echo 'make test     run the tests that need no GPU: make test ARGS="tests/engine -x"'
 	@echo 'make check    lint, format, types, import rules'
 	@echo 'make bench    measure PageRay beside vLLM, llama.cpp and transformers'
+	@echo 'make test-gpu  the kernels and the engine on a CUDA device, with the Python at hand: no setup'
+	@echo 'make bench-gpu  what they reach of what the device can do: make bench-gpu ARGS="--json gpu.json"'
 	@echo 'make experiment  paging against a full reservation and contiguous slots'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 
@@ -53,6 +55,13 @@ check: setup
 bench: setup
 	$(BIN)/pageray pull smollm2
 	$(BIN)/python -m tests.benchmarks.comparison $(ARGS)
+
+# GPU images bring their own torch and triton, and need no Ray: these two run as they are.
+test-gpu:
+	$(PYTHON) -m pytest tests/gpu tests/triton $(ARGS)
+
+bench-gpu:
+	$(PYTHON) -m tests.benchmarks.gpu $(ARGS)
 
 experiment: setup
 	$(BIN)/pageray pull smollm2

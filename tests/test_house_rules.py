@@ -42,6 +42,19 @@ def test_file_is_short_and_says_what_it_is(file: str) -> None:
     assert not module.body or ast.get_docstring(module), "first statement: a docstring"
 
 
+def test_engine_and_kernels_do_without_what_gpu_machines_lack() -> None:
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ray", "gguf", "msgspec", "starlette", "grpc"}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+import engine.llm, engine.gpu_executor, engine.memory_prediction, kernels.gpu.attention_plan
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("file", files(*PACKAGES))
 def test_source_has_no_unsafe_code_and_no_hidden_settings(file: str) -> None:
     allowed = {"os.environ", "os.getenv"} if file == ENVIRONMENT_READER else set()
