@@ -107,7 +107,7 @@ class ParallelCheckpoint:
 
     def check(self, expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str]) -> None:
         """Do what `Checkpoint.check` does."""
-        found = {name: place.tensor.shape for name, place in self._places.items()}
+        found = {name: place.tensor.shape or (1,) for name, place in self._places.items()}
         check_tensors(self._folder, found, expected, ignored)
 
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
@@ -116,7 +116,7 @@ class ParallelCheckpoint:
         It is ready for work on the current stream, which waits for the last copies.
         """
         place = self._places[name]
-        shape = place.tensor.shape
+        shape = place.tensor.shape or (1,)
         num_columns = shape[1] if len(shape) > 1 else 1
         first, last, _ = rows.indices(shape[0])
         left, right, _ = columns.indices(num_columns)
@@ -141,7 +141,9 @@ class ParallelCheckpoint:
             list(self._threads.map(copy, chunks))
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return target if len(shape) > 1 else target[:, 0]
+        if len(shape) > 1:
+            return target
+        return target[:, 0] if place.tensor.shape else target[0, 0]
 
     def _copy(self, place: _Place, begin: int, end: int, columns: slice, target: Tensor) -> None:
         """Read rows and start the copy of their columns to the device."""

@@ -160,3 +160,12 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path: Path) -> None:
             file.truncate(place.offset + 200)
         with pytest.raises(InvalidModel, match="cut short"):
             checkpoint.read("b")
+
+
+def test_scalars_are_read_as_scalars(tmp_path: Path) -> None:
+    scale = torch.tensor(0.25)
+    save_file({"scale": scale, "a": torch.ones(2, 3)}, tmp_path / "model.safetensors")
+    with ParallelCheckpoint(tmp_path, CPU) as checkpoint, Checkpoint(tmp_path) as plain:
+        for source in (checkpoint, plain):
+            source.check({"scale": (1,), "a": (2, 3)}, ignored=())
+            assert torch.equal(source.read("scale"), scale)

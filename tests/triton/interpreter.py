@@ -7,8 +7,6 @@ rounded by torch, as the interpreter is off by one unit or two. This reaches int
 Triton: `test_interpreter.py` fails where they have changed.
 """
 
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,23 +15,16 @@ import torch
 
 
 def choose_device() -> str:
-    """Return where kernels run: a CUDA device, or else the CPU with the interpreter switched on.
-
-    The choice is one for the whole process, since Triton makes it when kernels are defined.
-    """
+    """Return where kernels run: a CUDA device, or else the CPU, in the interpreter."""
     if torch.cuda.is_available():
         return "cuda"
-    if "triton" in sys.modules:
-        raise RuntimeError(
-            "triton was imported before its interpreter could be switched on.\n"
-            "Run these tests first, or alone: pytest tests/triton"
-        )
-    os.environ["TRITON_INTERPRET"] = "1"
     import triton
 
-    # For kernels to come; the library's own have been defined. Child processes shall not inherit.
-    del os.environ["TRITON_INTERPRET"]
-    triton.knobs.runtime.interpret = True
+    if not triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            "Triton's interpreter is off, and torch sees no CUDA device.\n"
+            "Set TRITON_INTERPRET=1: tests/conftest.py does where there is no NVIDIA driver."
+        )
     _mend()
     return "cpu"
 

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -13,25 +14,35 @@ SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942":
 PRODUCTS = ("decode_kernel", "prefill_kernel", "int4_linear_kernel", "fp8_linear_kernel")
 NUM_KERNELS = 45
 
+Gate = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Gate]]]:
+    """Compile for all targets, two at a time: the compiler has one thread."""
+    environment = {name: value for name, value in os.environ.items() if "TRITON" not in name}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+
+    def compile_for(target: str) -> Gate:
+        command = [sys.executable, "-W", "ignore", "-m", "tests.triton.compile_gate", target]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {target: pool.submit(compile_for, target) for target in SHARED_BYTES}
+
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("target", SHARED_BYTES)
-def test_kernels_compile(target: str, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if "TRITON" not in name}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.triton.compile_gate", target]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def test_kernels_compile(target: str, gates: dict[str, Future[Gate]]) -> None:
+    done = gates[target].result()
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(kernels) >= NUM_KERNELS
-    faults = [
-        kernel
-        for kernel in kernels
-        if kernel["spills"] or kernel["stack"] or kernel["shared"] > SHARED_BYTES[target]
-    ]
-    assert not faults, "spills, or more shared memory than there is:\n" + "\n".join(
-        map(str, faults)
-    )
+    limit = SHARED_BYTES[target]
+    faults = [k for k in kernels if k["spills"] or k["stack"] or k["shared"] > limit]
+    shown = "\n".join(map(str, faults))
+    assert not faults, f"spills, or more shared memory than there is:\n{shown}"
     for name in PRODUCTS:
         own = [k for k in kernels if k["kernel"].startswith(name) and "float32" not in k["kernel"]]
         assert own, f"no launch of {name}"
