@@ -94,7 +94,9 @@ def build_engine(
     )
     executor: Executor
     if built.device.startswith("cuda"):
-        executor = GpuExecutor(runner, input_batch, GpuSampler(built.model.vocab_size), group)
+        gpu_sampler = GpuSampler(built.model.vocab_size)
+        gpu_sampler.warm_up(getattr(torch, built.dtype), torch.device(built.device))
+        executor = GpuExecutor(runner, input_batch, gpu_sampler, group)
     else:
         executor = ModelExecutor(runner, input_batch, Sampler(built.model.vocab_size), group)
     core = EngineCore(

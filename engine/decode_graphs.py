@@ -97,9 +97,8 @@ class DecodeGraphs:
     def takes(self, step: StepInput) -> bool:
         """Whether a graph can run this step: one token of each sequence and one row wanted."""
         layout = step.layout
-        return layout.num_seqs == layout.num_tokens == len(step.logits_rows) <= self.sizes[
-            -1
-        ] and not len(step.moves)
+        num_rows = len(step.logits_rows)
+        return layout.num_seqs == layout.num_tokens == num_rows <= self.sizes[-1]
 
     def forward(self, step: StepInput) -> Tensor | None:
         """Return logits [num_seqs, vocab] in the order of `step.logits_rows`.

@@ -15,4 +15,5 @@ def run_follower(config: EngineConfig, group: TensorParallel) -> None:
     channel = StepChannel(group)
     while (step := channel.receive()) is not None:
         runner.forward(step)
+    runner.drop_graphs()
     group.close()

@@ -60,6 +60,7 @@ class GpuExecutor:
     def shutdown(self) -> None:
         """Send the other ranks home and leave the group."""
         self._channel.send_stop()
+        self._runner.drop_graphs()
         self._group.close()
 
     def _can_follow(self, step: StepInput, requests: list[Request]) -> bool:

@@ -29,6 +29,26 @@ class GpuSampler:
         self._rows: _Rows | None = None
         self._staging: StagingBuffer | None = None
 
+    def warm_up(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Draw from nothing, so that no request waits for the kernel to be compiled.
+
+        Args:
+            dtype: of the model's logits; with bias or penalties they are float32.
+            device: where they will be.
+        """
+        zeros, ones = (torch.full((1,), value, device=device) for value in (0.0, 1.0))
+        params = DrawParams(
+            temperature=zeros,
+            top_k=ones.int(),
+            top_p=ones,
+            min_p=zeros,
+            seed=ones.long(),
+            choice_index=ones.int(),
+            position=ones.int(),
+        )
+        for kind in {dtype, torch.float32}:
+            sample(torch.zeros(1, self._vocab_size, dtype=kind, device=device), params)
+
     def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> Tensor:
         """Choose the next token of every request.
 

@@ -72,6 +72,12 @@ class ModelRunner:
             )
             self._graphs.capture()
 
+    def drop_graphs(self) -> None:
+        """Free what was recorded: a group of ranks cannot be left while graphs use it."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._graphs = None
+
     def keeps_tokens(self, step: StepInput) -> bool:
         """Whether a step's tokens can stay on the device, where the next decodes find them."""
         return self._graphs is not None and self._graphs.takes(step)
@@ -109,4 +115,8 @@ class ModelRunner:
         return self._to_device(rows)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        tensor = torch.from_numpy(array)
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        # From other memory a copy waits for all that was launched before it.
+        return tensor.pin_memory().to(self._device, non_blocking=True)

@@ -42,6 +42,8 @@ def forbid_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """Folder of SmolLM2-135M-Instruct, as `make test` has pulled it; fetches nothing."""
+    pytest.importorskip("typer", reason="PageRay's command line is not installed here")
+    pytest.importorskip("httpx2", reason="PageRay's command line is not installed here")
     from deployments.cli import default_cache_dir
     from engine.model_store import DEFAULT_MODEL, resolve_model
 

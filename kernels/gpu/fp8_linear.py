@@ -31,7 +31,8 @@ def _widen(octets):
     return bits.to(tl.uint16).to(tl.float16, bitcast=True)
 
 
-@triton.jit
+# One kernel for any number of tokens: another one would be compiled while requests wait.
+@triton.jit(do_not_specialize=["num_tokens", "num_steps", "steps_per_split"])
 def _fp8_linear_kernel(
     x,
     weight,

@@ -17,7 +17,8 @@ from kernels.gpu.sum_splits import sum_splits
 from kernels.weights import LinearWeight, Packing
 
 
-@triton.jit
+# One kernel for any number of tokens: another one would be compiled while requests wait.
+@triton.jit(do_not_specialize=["num_tokens", "num_steps", "steps_per_split"])
 def _int4_linear_kernel(
     x,
     weight,

@@ -11,7 +11,8 @@ from torch import Tensor
 _BLOCK = 512
 
 
-@triton.jit
+# One kernel for any number of tokens: another one would be compiled while requests wait.
+@triton.jit(do_not_specialize=["num_splits", "num_elements"])
 def _sum_splits_kernel(
     parts,
     bias,

@@ -11,7 +11,8 @@ from kernels.layout import IntArray
 _BLOCK = 256
 
 
-@triton.jit
+# One kernel for any count: another one would be compiled while requests wait.
+@triton.jit(do_not_specialize=["count"])
 def _scatter_kernel(target, places, values, count, BLOCK: tl.constexpr):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = index < count

@@ -1,5 +1,6 @@
 """The whole engine on a CUDA device against transformers in float32 on CPU."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ def test_the_real_model_answers_as_on_cpu(smollm2_path: Path) -> None:
 def test_the_plan_is_what_the_device_gives(tmp_path: Path) -> None:
     """What was planned for weights, step and cache is what is taken, within 3 % of the device."""
     folder = make_checkpoint(tmp_path, "llama")
+    gc.collect()
+    torch.cuda.empty_cache()  # what tests before left
     before = torch.cuda.mem_get_info()[0]
     with LLM(folder, device="cuda", memory_utilization=0.5):
         taken = before - torch.cuda.mem_get_info()[0]

@@ -1,11 +1,15 @@
 """The engine as it runs on a GPU: kernels, graphs and steps ahead together."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from engine.activation_memory import example_step
 from engine.batch import Batch
+from engine.block_move import MoveKind
 from engine.core import EngineCore
 from engine.executor import Submission
 from engine.request import GenerateRequest
@@ -97,3 +101,15 @@ def test_requests_that_need_the_last_token_run_beside_others(
     alone = run(build(small_config(tmp_path, device)), [PROMPTS[0]], plain)
     assert tokens["q"] == alone[0][0]
     assert len(tokens["p"]) == 5
+
+
+def test_steps_of_decodes_run_by_graphs_whatever_is_copied_first(
+    device: torch.device, tmp_path: Path
+) -> None:
+    """A step ahead may evict blocks to the host; its tokens are on the device alone."""
+    core = build(small_config(make_checkpoint(tmp_path, "llama", num_hidden_layers=1), device))
+    runner = core._pipeline._executor._runner  # type: ignore[attr-defined]
+    step = example_step([1, 1], block_size=4, num_rows=2)
+    moves = np.array([[MoveKind.COPY, 0, 1]], dtype=np.int32)
+    assert runner.keeps_tokens(replace(step, moves=moves))
+    assert not runner.keeps_tokens(example_step([1, 2], block_size=4, num_rows=2))

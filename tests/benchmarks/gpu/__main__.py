@@ -65,8 +65,10 @@ def main() -> None:
                 rows.append({"what": "a part failed", "error": repr(error)[:500]})
                 _show(rows[-1])
             torch.cuda.empty_cache()
-            if options.json:
+            if options.json:  # after each part: the machine may be taken away
                 options.json.write_text(json.dumps(rows, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
     if options.plot:
         draw(rows, options.plot)
 

@@ -31,6 +31,7 @@ def measure_transformers(folder: Path) -> Iterator[dict[str, Any]]:
     for way in ("generate, SDPA", "continuous batching"):
         name = f"{folder.name} transformers {way}"
         try:
+            model.generate(prompts[:2], generation_config=settings)
             started = time.perf_counter()
             if way == "continuous batching":
                 results = model.generate_batch(inputs=prompts.tolist(), generation_config=settings)

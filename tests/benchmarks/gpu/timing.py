@@ -1,7 +1,7 @@
 """Device time of launches, and what the device can do at best."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ _MATMUL_SIZE = 8192
 
 
 def device_seconds(run: Callable[[], object], repeats: int = 20) -> float:
-    """Return the median device time of a run, by events around each."""
+    """Return the median time of a run on the stream, waiting for launches included."""
     for _ in range(_WARM_UPS):
         run()
     starts = [torch.cuda.Event(enable_timing=True) for _ in range(repeats)]
@@ -26,6 +26,21 @@ def device_seconds(run: Callable[[], object], repeats: int = 20) -> float:
     pairs = zip(starts, ends, strict=True)
     milliseconds: list[float] = [start.elapsed_time(end) for start, end in pairs]
     return statistics.median(milliseconds) / 1e3
+
+
+def graph_seconds(runs: Sequence[Callable[[], object]], repeats: int = 20) -> float:
+    """Return the median device time of one of `runs`, launched by a graph that holds them all.
+
+    Without Python between them; give as many as it takes to leave the cache behind.
+    """
+    for run in runs:
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for run in runs:
+            run()
+    return device_seconds(graph.replay, repeats) / len(runs)
 
 
 @dataclass(frozen=True, slots=True)
