@@ -11,7 +11,7 @@ and the rules (engine/kv_cache.py); what the start counts or measures, this says
 import torch
 
 from engine.config import EngineConfig
-from engine.errors import InvalidConfig
+from engine.errors import InvalidConfig, InvalidModel
 from engine.kv_cache import (
     GIB,
     MIB,
@@ -37,9 +37,14 @@ _CUBLAS_WORKSPACE_BYTES = 32 << 20
 def predict_memory(config: EngineConfig, model: ModelConfig, target: MemoryTarget) -> MemoryPlan:
     """Return the plan that a start with these settings would print, of rank 0.
 
-    Raises InvalidConfig where the start would, and where weights, a step and the KV cache take
-    more than there is.
+    Raises InvalidModel for a quantised checkpoint; InvalidConfig where the start would, and where
+    weights, a step and the KV cache take more than there is.
     """
+    if model.quantization is not None:
+        raise InvalidModel(
+            "The plan of a quantised checkpoint cannot be predicted yet.",
+            "Start it: the start prints its plan, with what it found.",
+        )
     size = config.tensor_parallel_size
     check_parallel_size(model, size)
     weights = weight_bytes(model, size, target.dtype, target.packing)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.device import choose_dtype, choose_packing
-from engine.errors import InvalidConfig
+from engine.errors import InvalidConfig, InvalidModel
 from engine.fitting_change import smallest_change
 from engine.kv_cache import MemoryPlan
 from engine.memory_prediction import predict_memory, sampler_bytes, step_bytes, weight_bytes
@@ -319,3 +319,15 @@ def test_this_machine_has_what_the_start_takes(tmp_path: Path, free_memory: FixM
     assert target.dtype == choose_dtype(config, model, CPU)
     assert target.packing == choose_packing(config, model, CPU, target.dtype)
     assert target.free_bytes(1) == target.free_bytes(2) == target.host_bytes == 5 * GIB
+
+
+def test_a_quantised_checkpoint_is_not_guessed_at(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    model = ModelConfig.from_json(config)
+    settings = small_config(tmp_path)
+    target = find_target(settings, ModelConfig.from_folder(folder))
+
+    with pytest.raises(InvalidModel, match="quantised checkpoint"):
+        predict_memory(settings, model, target)
