@@ -91,7 +91,7 @@ def can_quantize(dtype: torch.dtype, device: torch.device) -> bool:
 
 def keeps_quantized(device: torch.device) -> bool:
     """Whether quantised matrices are multiplied as they are; elsewhere they are dequantised."""
-    return device.type == "cuda" and quantized_linear.has_kernels()
+    return device.type == "cuda" and gpu_library.gpu_operations() is not None
 
 
 def linear_weight(

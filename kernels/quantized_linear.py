@@ -4,24 +4,13 @@ Weights are read as they are stored and widened in registers; inputs keep their 
 our Triton kernels, elsewhere, slowly, by `kernels.quantized_reference`.
 """
 
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
 import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody knows
 from torch import Tensor
 
-from kernels import quantized_reference
+from kernels import gpu_library, quantized_reference
 from kernels.quantized_matrix import QuantizedMatrix, StoredAs
 from kernels.weights import LinearWeight, Packing, WeightGroups
-
-
-@cache
-def has_kernels() -> bool:
-    """Whether Triton is installed."""
-    return find_spec("triton") is not None
 
 
 def pack(matrix: QuantizedMatrix, bias: Tensor | None, dtype: torch.dtype) -> LinearWeight:
@@ -56,19 +45,11 @@ def pack(matrix: QuantizedMatrix, bias: Tensor | None, dtype: torch.dtype) -> Li
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """Return x @ weight.T + bias: [T, in] -> [T, out]; sums in float32."""
+    gpu = gpu_library.gpu_operations() if x.device.type == "cuda" else None
+    source = quantized_reference if gpu is None else gpu
     is_int4 = weight.packing is Packing.INT4
-    if x.device.type == "cuda":
-        product: Tensor = _kernel(is_int4)(x, weight)
-        return product
-    reference = quantized_reference.int4_linear if is_int4 else quantized_reference.fp8_linear
-    return reference(x, weight)
-
-
-@cache
-def _kernel(is_int4: bool) -> Any:
-    """Import the kernel: triton is not there on every machine, and its import takes seconds."""
-    name = "int4_linear" if is_int4 else "fp8_linear"
-    return getattr(import_module(f"kernels.gpu.{name}"), name)
+    product: Tensor = (source.int4_linear if is_int4 else source.fp8_linear)(x, weight)
+    return product
 
 
 def _pair_halves(values: Tensor, size: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import ops, quantized_linear, quantized_reference
+from kernels import gpu_library, ops, quantized_linear, quantized_reference
 from kernels.quantized_matrix import (
     QuantizedMatrix,
     StoredAs,
@@ -156,7 +156,7 @@ def test_cpu_and_machines_without_triton_dequantize(monkeypatch: pytest.MonkeyPa
     cuda = torch.device("cuda")
 
     assert not ops.keeps_quantized(torch.device("cpu"))
-    monkeypatch.setattr(quantized_linear, "has_kernels", lambda: True)
+    monkeypatch.setattr(gpu_library, "gpu_operations", object)
     assert ops.keeps_quantized(cuda)
-    monkeypatch.setattr(quantized_linear, "has_kernels", lambda: False)
+    monkeypatch.setattr(gpu_library, "gpu_operations", lambda: None)
     assert not ops.keeps_quantized(cuda)
