@@ -16,8 +16,6 @@ from engine.determinism import check_deterministic
 from engine.device import choose_device, choose_dtype, choose_packing, set_num_threads
 from engine.dummy_checkpoint import DummyCheckpoint
 from engine.errors import InvalidConfig
-from engine.executor import Executor
-from engine.gpu_executor import GpuExecutor
 from engine.gpu_sampler import GpuSampler
 from engine.host import available_host_bytes
 from engine.input_batch import InputBatch
@@ -30,7 +28,7 @@ from engine.kv_cache import (
     num_host_blocks_in,
 )
 from engine.model_config import ModelConfig, check_parallel_size
-from engine.model_executor import ModelExecutor
+from engine.model_executor import BatchSampler, ModelExecutor
 from engine.model_runner import ModelRunner
 from engine.models.decoder import Decoder
 from engine.models.decoder_weights import load_decoder
@@ -92,13 +90,7 @@ def build_engine(
         max_model_len=built.memory.max_model_len,
         block_size=config.block_size,
     )
-    executor: Executor
-    if built.device.startswith("cuda"):
-        gpu_sampler = GpuSampler(built.model.vocab_size)
-        gpu_sampler.warm_up(getattr(torch, built.dtype), torch.device(built.device))
-        executor = GpuExecutor(runner, input_batch, gpu_sampler, group)
-    else:
-        executor = ModelExecutor(runner, input_batch, Sampler(built.model.vocab_size), group)
+    executor = ModelExecutor(runner, input_batch, _sampler(built), group)
     core = EngineCore(
         config,
         executor,
@@ -159,6 +151,14 @@ def build_runner(
         step_time=step_time,
         phase_s=clock.phase_s,
     )
+
+
+def _sampler(built: BuildReport) -> BatchSampler:
+    if not built.device.startswith("cuda"):
+        return Sampler(built.model.vocab_size)
+    sampler = GpuSampler(built.model.vocab_size)
+    sampler.warm_up(getattr(torch, built.dtype), torch.device(built.device))
+    return sampler
 
 
 def _weight_source(config: EngineConfig, model: ModelConfig, device: torch.device) -> WeightSource:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.drawn_tokens import ComingTokens
 from engine.logits_processors import LogitsProcessor, build_processors
 from engine.request import Request
 from kernels.gpu.staging import StagingBuffer
@@ -49,24 +50,15 @@ class GpuSampler:
         for kind in {dtype, torch.float32}:
             sample(torch.zeros(1, self._vocab_size, dtype=kind, device=device), params)
 
-    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> Tensor:
-        """Choose the next token of every request.
-
-        Args:
-            logits: [num_rows, vocab_size], any float dtype; left as they are.
-            requests: one a row.
-            num_ahead: tokens of each that were drawn and are not known yet.
-
-        Returns [num_rows] int32 on the device; -1 where the logits are not finite.
-        """
-        if not requests:
-            return torch.empty(0, dtype=torch.int32, device=logits.device)
+    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> ComingTokens:
+        """Choose the next token of every request, see `model_executor.BatchSampler`."""
         rows = self._prepare_rows(requests, num_ahead, logits.device)
+        changed = logits
         if rows.processors:
-            logits = logits.to(torch.float32, copy=True)
+            changed = logits.to(torch.float32, copy=True)
             for processor in rows.processors:
-                processor.apply(logits)
-        return sample(logits, rows.params).token_ids
+                processor.apply(changed)
+        return ComingTokens(logits, sample(changed, rows.params).token_ids, requests)
 
     def _prepare_rows(
         self, requests: list[Request], num_ahead: int, device: torch.device
@@ -81,13 +73,6 @@ class GpuSampler:
             params = _upload(requests, positions, self._vocab_size, self._staging)
             rows = self._rows = _Rows(list(requests), positions, params, processors)
         return rows
-
-
-def is_plain(request: Request) -> bool:
-    """Whether its next token can be drawn before the last one is known, and needs no report."""
-    params = request.params
-    is_short = request.num_output_tokens < params.min_tokens
-    return params.logprobs is None and not (params.logit_bias or params.has_penalties or is_short)
 
 
 @dataclass(slots=True)

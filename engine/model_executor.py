@@ -1,12 +1,33 @@
 """Rank 0's side of a step: batch -> arrays -> every rank's forward -> logits -> tokens."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
 from engine.batch import Batch, SampledToken
-from engine.executor import Computed
+from engine.drawn_tokens import DrawnTokens
+from engine.executor import Computed, Submission
 from engine.input_batch import InputBatch
 from engine.model_runner import ModelRunner
 from engine.parallel import TensorParallel
-from engine.sampler import Sampler
+from engine.request import Request
 from engine.step_channel import StepChannel
+from engine.step_input import StepInput
+
+
+class BatchSampler(Protocol):
+    """Chooses tokens where the logits are: engine/sampler.py, engine/gpu_sampler.py."""
+
+    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int) -> DrawnTokens:
+        """Choose the next token of every request.
+
+        Args:
+            logits: [num_rows, vocab_size], any float dtype; left as they are.
+            requests: one a row.
+            num_ahead: tokens of each that were drawn and are not known yet.
+        """
 
 
 class ModelExecutor:
@@ -16,7 +37,7 @@ class ModelExecutor:
         self,
         runner: ModelRunner,
         input_batch: InputBatch,
-        sampler: Sampler,
+        sampler: BatchSampler,
         group: TensorParallel,
     ) -> None:
         self._runner = runner
@@ -35,20 +56,44 @@ class ModelExecutor:
         """Blocks of the group's host tier; 0: it has none."""
         return self._runner.num_host_blocks
 
-    def submit(self, batch: Batch) -> Computed:
-        """Compute the batch."""
+    def submit(self, batch: Batch) -> Submission:
+        """Compute the batch; on a GPU, launch it and what draws its tokens."""
         step, wanting = self._input_batch.step_input(batch)
         self._channel.send(step)
         logits = self._runner.forward(step)
-        tokens: list[SampledToken | None] = [None] * len(batch.requests)
+        num_seqs = len(batch.requests)
         if logits is None:
-            return Computed(tokens)
+            return Computed([None] * num_seqs)
         requests = [batch.requests[i].request for i in wanting]
-        for i, token in zip(wanting, self._sampler.sample(logits, requests), strict=True):
-            tokens[i] = token
-        return Computed(tokens)
+        drawn = self._sampler.draw(logits, requests, int(batch.is_ahead))
+        return _Submitted(num_seqs, wanting, drawn, self._keep(step, drawn))
 
     def shutdown(self) -> None:
         """Send the other ranks home and leave the group."""
         self._channel.send_stop()
+        self._runner.drop_graphs()
         self._group.close()
+
+    def _keep(self, step: StepInput, drawn: DrawnTokens) -> bool:
+        """Leave the tokens where the next decodes find them, if that can be."""
+        token_ids = drawn.on_device
+        # Other ranks would have to be sent the tokens: only rank 0 draws.
+        if token_ids is None or self._group.size > 1 or not self._runner.keeps_tokens(step):
+            return False
+        self._runner.keep_tokens(token_ids)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    num_seqs: int
+    wanting: list[int]
+    """The sequence of each row that was drawn for"""
+    drawn: DrawnTokens
+    can_be_followed: bool
+
+    def tokens(self) -> Sequence[SampledToken | None]:
+        tokens: list[SampledToken | None] = [None] * self.num_seqs
+        for i, token in zip(self.wanting, self.drawn.tokens(), strict=True):
+            tokens[i] = token
+        return tokens

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import SampledToken
+from engine.drawn_tokens import KnownTokens
 from engine.logits_processors import LogitsProcessor, build_processors
 from engine.logprob_report import report_logprobs
 from engine.request import Request
@@ -26,6 +27,11 @@ class Sampler:
         self._vocab_size = vocab_size
         self._rows: _Rows | None = None
         self._scratch: Tensor | None = None
+
+    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> KnownTokens:
+        """Do what `sample` does, for `model_executor.BatchSampler`."""
+        assert not num_ahead, "here tokens are known before the next step"
+        return KnownTokens(self.sample(logits, requests))
 
     def sample(self, logits: Tensor, requests: list[Request]) -> list[SampledToken]:
         """Choose the next token of every request.

@@ -50,7 +50,7 @@ class Missing:
         if name.split(".")[0] in {"ray", "gguf", "msgspec", "starlette", "grpc"}:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Missing())
-import engine.llm, engine.gpu_executor, engine.memory_prediction, kernels.gpu.attention_plan
+import engine.llm, engine.memory_prediction, kernels.gpu.attention_plan
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from engine.build import build_core, build_runner
 from engine.config import EngineConfig
 from engine.core import EngineCore
-from engine.gpu_executor import GpuExecutor
 from engine.gpu_sampler import GpuSampler
 from engine.input_batch import InputBatch
+from engine.model_executor import ModelExecutor
 from engine.parallel import TensorParallel
 from kernels import ops
 from kernels.gpu.attention_planner import GpuAttentionPlanner
@@ -41,7 +41,7 @@ def build(config: EngineConfig) -> EngineCore:
     )
     return EngineCore(
         config,
-        GpuExecutor(runner, input_batch, GpuSampler(built.model.vocab_size), group),
+        ModelExecutor(runner, input_batch, GpuSampler(built.model.vocab_size), group),
         max_model_len=max_model_len,
         eos_token_ids=built.model.eos_token_ids,
         vocab_size=built.model.vocab_size,
