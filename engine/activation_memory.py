@@ -8,10 +8,12 @@ import torch
 from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.kv_cache import attention_geometry
+from engine.latest_tokens import LatestTokens
 from engine.memory_prediction import sampler_bytes, step_bytes
 from engine.model_config import ModelConfig
 from engine.model_runner import ModelRunner
 from engine.models.decoder import Decoder
+from engine.parallel import TensorParallel
 from engine.rotary import rotation_table
 from engine.step_input import StepInput
 from kernels.layout import StepLayout
@@ -79,7 +81,8 @@ def _measure(
         model, config.tensor_parallel_size, dtype, config.block_size, num_blocks
     )
     rotations = rotation_table(model.rope, model.head_dim, longest, device)
-    runner = ModelRunner(decoder, geometry, rotations, device, ComputeThreads(1))
+    latest = LatestTokens(TensorParallel.single(), config.max_num_seqs, device)
+    runner = ModelRunner(decoder, geometry, rotations, latest, device, ComputeThreads(1))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     logits = runner.forward(step)

@@ -14,22 +14,27 @@ class ScheduledRequest:
     request: Request
     num_scheduled_tokens: int
 
-    @property
-    def needs_token(self) -> bool:
-        """Whether the step reaches the last known token, so that the next one is drawn."""
-        request = self.request
-        return request.num_computed_tokens + self.num_scheduled_tokens == request.num_tokens
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Sequences of one step: those that decode (one token) first, then those that prefill."""
 
     requests: list[ScheduledRequest]
     moves: list[BlockMove] = field(default_factory=list)
     """Copies of blocks to make first, in order."""
-    is_ahead: bool = False
-    """Decodes that follow on a step whose tokens nobody knows yet."""
+    starts: list[int] = field(init=False)
+    """Tokens that each sequence has computed before."""
+    wanting: list[int] = field(init=False)
+    """Those whose last token the step reaches, so that the next one is drawn."""
+
+    def __post_init__(self) -> None:
+        """Note where its sequences stand: they move on as soon as the step is submitted."""
+        self.starts = [scheduled.request.num_computed_tokens for scheduled in self.requests]
+        self.wanting = [
+            i
+            for i, scheduled in enumerate(self.requests)
+            if self.starts[i] + scheduled.num_scheduled_tokens == scheduled.request.num_tokens
+        ]
 
     @property
     def num_tokens(self) -> int:
@@ -44,10 +49,10 @@ class SampledToken:
     token_id: int
     logprob: TokenLogprob | None = None
 
-    def append_to(self, request: Request) -> TokenOutput:
-        """Make it the request's next token; return what its client is told."""
-        index = request.num_output_tokens
-        finish_reason = request.append(self.token_id)
+    def tell(self, request: Request) -> TokenOutput:
+        """Tell the request, which has expected it; return what its client is told."""
+        index = request.num_known_tokens - request.num_prompt_tokens
+        finish_reason = request.learn(self.token_id)
         return TokenOutput(
             request.request_id,
             request.choice_index,

@@ -27,7 +27,10 @@ class BlockTables:
         if self._pool.enable_prefix_caching:
             known = request.block_hashes
             parent = known[-1] if known else root_hash(self._model_name, request.cache_salt)
-            known += block_hashes(parent, request.token_ids, self._block_size, len(known))
+            known_ids = request.token_ids
+            if request.num_unknown_tokens:
+                known_ids = known_ids[: request.num_known_tokens]
+            known += block_hashes(parent, known_ids, self._block_size, len(known))
 
     def num_cached_tokens(self, request: Request) -> int:
         """Count the tokens that the prefix cache could give a request now."""
@@ -77,6 +80,7 @@ class BlockTables:
             self._pool.take(prefix)
             if self._pool.host is not None and self._pool.host.is_worth_it:
                 self._restore(request, num_shareable)
+        request.num_registered_blocks = request.num_computed_tokens // self._block_size
         self._claim(request, num_shareable)
 
     def num_lacking(self, request: Request, num_tokens: int) -> int:
@@ -89,10 +93,15 @@ class BlockTables:
         assert block_ids is not None, "room was checked before"
         request.block_ids += block_ids
 
-    def register(self, request: Request, num_computed_before: int) -> None:
-        """Offer the blocks that a step has filled to the prefix cache."""
-        first = num_computed_before // self._block_size
-        end = request.num_computed_tokens // self._block_size
+    def register(self, request: Request) -> None:
+        """Offer the blocks that have been filled to the prefix cache.
+
+        Steps run in the order of their submission, so a block is as good as filled when what fills
+        it is on its way, and the tokens in it are known.
+        """
+        first = request.num_registered_blocks
+        end = min(request.num_computed_tokens, request.num_known_tokens) // self._block_size
+        request.num_registered_blocks = end
         if first == end or not self._pool.enable_prefix_caching:
             return
         if len(request.block_hashes) < end:
@@ -113,6 +122,7 @@ class BlockTables:
         self._pool.free(request.block_ids, keep)
         request.block_ids.clear()
         request.num_computed_tokens = 0
+        request.num_registered_blocks = 0
         request.num_shared_blocks = 0
 
     def num_own_blocks(self, request: Request) -> int:

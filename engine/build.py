@@ -27,6 +27,7 @@ from engine.kv_cache import (
     num_blocks_in,
     num_host_blocks_in,
 )
+from engine.latest_tokens import LatestTokens
 from engine.model_config import ModelConfig, check_parallel_size
 from engine.model_executor import BatchSampler, ModelExecutor
 from engine.model_runner import ModelRunner
@@ -133,7 +134,10 @@ def build_runner(
             model, group.size, dtype, config.block_size, memory.num_blocks
         )
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
-        runner = ModelRunner(decoder, geometry, rotations, device, threads, memory.num_host_blocks)
+        latest = LatestTokens(group, config.max_num_seqs, device)
+        runner = ModelRunner(
+            decoder, geometry, rotations, latest, device, threads, memory.num_host_blocks
+        )
     if device.type == "cuda" and not config.enforce_eager:
         with clock.phase("record graphs"):
             runner.record_graphs(
@@ -156,8 +160,8 @@ def build_runner(
 def _sampler(built: BuildReport) -> BatchSampler:
     if not built.device.startswith("cuda"):
         return Sampler(built.model.vocab_size)
-    sampler = GpuSampler(built.model.vocab_size)
-    sampler.warm_up(getattr(torch, built.dtype), torch.device(built.device))
+    sampler = GpuSampler(built.model.vocab_size, torch.device(built.device))
+    sampler.warm_up(getattr(torch, built.dtype))
     return sampler
 
 

@@ -135,10 +135,7 @@ class EngineCore:
             self._busy_since = None
             return StepOutput(expired, 0, 0)
         batch, tokens = self._pipeline.step(self._scheduler)
-        work = work_of_chunks(
-            [s.num_scheduled_tokens for s in batch.requests],
-            [s.request.num_computed_tokens for s in batch.requests],
-        )
+        work = work_of_chunks([s.num_scheduled_tokens for s in batch.requests], batch.starts)
         work.num_moves = len(batch.moves)
         outputs = self._scheduler.update(batch, tokens)
         for output in outputs:

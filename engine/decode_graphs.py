@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from engine.latest_tokens import LatestTokens
 from engine.models.decoder import Decoder
 from engine.step_input import StepInput
 from kernels.gpu.attention_plan import GpuAttentionPlan
@@ -38,7 +38,8 @@ Record = Callable[[Callable[[], Tensor | None]], Callable[[], Tensor | None]]
 """Records what a function launches; what it returns launches the same again, on the same data."""
 
 
-_NUM_INPUTS = 4
+_NUM_INPUTS = 5
+_DRAWN_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class DecodeGraphs:
         self,
         decoder: Decoder,
         rotations: Tensor,
+        latest: LatestTokens,
         kv_caches: list[Tensor],
         planner: PaddingPlanner,
         record: Record,
@@ -67,6 +69,7 @@ class DecodeGraphs:
         Args:
             decoder: this rank's share of the model.
             rotations: [positions, head_dim / 2] complex64.
+            latest: stands in for unknown tokens.
             kv_caches: of each layer.
             planner: of the same caches.
             record: on CUDA, an `engine.cuda_graph.GraphRecorder`.
@@ -75,12 +78,11 @@ class DecodeGraphs:
         """
         self._decoder = decoder
         self._rotations = rotations
+        self._latest = latest
         self._kv_caches = kv_caches
         self._planner = planner
         self._record = record
         self._graphs: dict[int, _Graph] = {}
-        self._inputs: list[Tensor] = []
-        self._latest = torch.zeros(max_num_seqs, dtype=torch.int32, device=rotations.device)
         self.sizes = bucket_sizes(max_num_seqs)
         planner.reserve(max_num_seqs, max_blocks)
         self._staging = StagingBuffer(rotations.device)
@@ -100,34 +102,28 @@ class DecodeGraphs:
         num_rows = len(step.logits_rows)
         return layout.num_seqs == layout.num_tokens == num_rows <= self.sizes[-1]
 
-    def forward(self, step: StepInput) -> Tensor | None:
-        """Return logits [num_seqs, vocab] in the order of `step.logits_rows`.
+    def forward(self, step: StepInput) -> tuple[Tensor | None, Tensor]:
+        """Run a step.
 
-        They are good until the next step; None on ranks other than 0. A token id of -1 stands for
-        the one that `keep` was given last for its sequence.
+        Returns logits [num_seqs, vocab] in the order of `step.logits_rows`, None on ranks other
+        than 0, and `step.drawn_rows` on the device. Both are good until the next step.
         """
         num_seqs = step.layout.num_seqs
         size = self.sizes[bisect_left(self.sizes, num_seqs)]
         graph = self._graph(size)
-        self._inputs = self._upload(step, size)[:_NUM_INPUTS]
+        drawn_rows = self._upload(step, size)[_DRAWN_ROWS]
         logits = graph.replay()
-        return None if logits is None else logits[:num_seqs]
-
-    def keep(self, token_ids: Tensor) -> None:
-        """Keep the tokens drawn from the last `forward`, int32 on the device, for the next one."""
-        _, _, rows, logits_rows = self._inputs
-        wanted = logits_rows[: len(token_ids)].long()
-        self._latest[rows[wanted].long()] = token_ids
+        return None if logits is None else logits[:num_seqs], drawn_rows[:num_seqs]
 
     def _graph(self, size: int) -> _Graph:
         if size not in self._graphs:
             uploaded = self._upload(_IDLE, size)
-            token_ids, positions, rows, logits_rows = uploaded[:_NUM_INPUTS]
+            token_ids, positions, rows, logits_rows, _ = uploaded[:_NUM_INPUTS]
             planned = uploaded[_NUM_INPUTS:]
             plan = self._planner.plan_padded(planned, size)
 
             def run() -> Tensor | None:
-                known = torch.where(token_ids < 0, self._latest[rows], token_ids)
+                known = self._latest.fill(token_ids, rows)
                 rotation = self._rotations[positions]
                 return self._decoder.forward(known, rotation, self._kv_caches, plan, logits_rows)
 
@@ -149,8 +145,9 @@ def bucket_sizes(max_num_seqs: int) -> list[int]:
 
 
 def _inputs(step: StepInput, size: int) -> list[IntArray]:
-    """Return token ids, positions, rows of the sequences and wanted rows, each padded with 0."""
-    arrays = (step.token_ids, step.positions, step.layout.rows, step.logits_rows)
+    """Return what changes from step to step, each array padded with 0."""
+    rows = step.layout.rows
+    arrays = (step.token_ids, step.positions, rows, step.logits_rows, step.drawn_rows)
     padded = np.zeros((len(arrays), size), dtype=np.int32)
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = array

@@ -12,7 +12,7 @@ class Submission(Protocol):
 
     @property
     def can_be_followed(self) -> bool:
-        """Whether the next decodes of its sequences may be submitted before `tokens` is called."""
+        """Whether the next batch may be submitted before `tokens` is called."""
 
     def tokens(self) -> Sequence[SampledToken | None]:
         """Wait; one entry per sequence, None where no token was needed."""

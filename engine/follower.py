@@ -15,5 +15,7 @@ def run_follower(config: EngineConfig, group: TensorParallel) -> None:
     channel = StepChannel(group)
     while (step := channel.receive()) is not None:
         runner.forward(step)
+        if runner.leaves_tokens:
+            runner.keep_tokens(None)
     runner.drop_graphs()
     group.close()

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from engine.drawn_tokens import ComingTokens
-from engine.logits_processors import LogitsProcessor, build_processors
+from engine.logits_processors import LogitsProcessor, build_fixed_processors
+from engine.logprob_report import LogprobReport
 from engine.request import Request
+from engine.sampling_params import SamplingParams
+from engine.seen_counts import SeenCounts
 from kernels.gpu.staging import StagingBuffer
 from kernels.layout import IntArray
 from kernels.sampling import sample
@@ -25,53 +28,56 @@ from kernels.sampling_rows import DrawParams
 class GpuSampler:
     """Samples for one model. What it prepares for a set of rows is kept while the set stays."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._vocab_size = vocab_size
+        self._device = device
+        self._staging = StagingBuffer(device)
         self._rows: _Rows | None = None
-        self._staging: StagingBuffer | None = None
 
-    def warm_up(self, dtype: torch.dtype, device: torch.device) -> None:
-        """Draw from nothing, so that no request waits for the kernel to be compiled.
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """Draw from nothing, so that no request waits for a kernel to be compiled.
 
         Args:
-            dtype: of the model's logits; with bias or penalties they are float32.
-            device: where they will be.
+            dtype: of the model's logits; with bias they are float32.
         """
-        zeros, ones = (torch.full((1,), value, device=device) for value in (0.0, 1.0))
-        params = DrawParams(
-            temperature=zeros,
-            top_k=ones.int(),
-            top_p=ones,
-            min_p=zeros,
-            seed=ones.long(),
-            choice_index=ones.int(),
-            position=ones.int(),
-        )
-        for kind in {dtype, torch.float32}:
-            sample(torch.zeros(1, self._vocab_size, dtype=kind, device=device), params)
+        for penalty in (0.0, 1.0):
+            params = SamplingParams(temperature=1.0, presence_penalty=penalty)
+            request = Request("", 0, [0], params, seed=0, max_tokens=1, stop_token_ids=frozenset())
+            for kind in {dtype, torch.float32}:
+                logits = torch.zeros(1, self._vocab_size, dtype=kind, device=self._device)
+                self.draw(logits, [request]).tokens()
 
-    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> ComingTokens:
+    def draw(self, logits: Tensor | None, requests: list[Request]) -> ComingTokens:
         """Choose the next token of every request, see `model_executor.BatchSampler`."""
-        rows = self._prepare_rows(requests, num_ahead, logits.device)
+        if logits is None:
+            return ComingTokens(torch.empty(0, dtype=torch.int32, device=self._device), requests)
+        rows = self._prepare_rows(requests)
         changed = logits
         if rows.processors:
             changed = logits.to(torch.float32, copy=True)
             for processor in rows.processors:
                 processor.apply(changed)
-        return ComingTokens(logits, sample(changed, rows.params).token_ids, requests)
+        seen = rows.seen
+        token_ids = sample(changed, rows.params, None if seen is None else seen.rows).token_ids
+        if seen is not None:
+            seen.add(token_ids)
+        return ComingTokens(token_ids, requests, LogprobReport(logits, token_ids, requests))
 
-    def _prepare_rows(
-        self, requests: list[Request], num_ahead: int, device: torch.device
-    ) -> "_Rows":
-        positions = np.array([r.num_output_tokens for r in requests], dtype=np.int32) + num_ahead
+    def _prepare_rows(self, requests: list[Request]) -> "_Rows":
+        positions = np.array([r.num_output_tokens for r in requests], dtype=np.int32)
         rows = self._rows
         if rows is None or not rows.are(requests) or not rows.go_to(positions):
-            if self._staging is None:
-                self._staging = StagingBuffer(device)
-            before = rows.processors if rows is not None else ()
-            processors = build_processors(requests, self._vocab_size, device, before)
-            params = _upload(requests, positions, self._vocab_size, self._staging)
-            rows = self._rows = _Rows(list(requests), positions, params, processors)
+            size, device = self._vocab_size, self._device
+            seen = None
+            if any(request.params.has_penalties for request in requests):
+                seen = SeenCounts(requests, size, device, None if rows is None else rows.seen)
+            rows = self._rows = _Rows(
+                list(requests),
+                positions,
+                _upload(requests, positions, size, self._staging),
+                build_fixed_processors(requests, size, device),
+                seen,
+            )
         return rows
 
 
@@ -84,6 +90,8 @@ class _Rows:
     """Of `params`, which are on the device"""
     params: DrawParams
     processors: Sequence[LogitsProcessor]
+    seen: SeenCounts | None
+    """None: nobody has penalties"""
 
     def are(self, requests: list[Request]) -> bool:
         """Whether these are the same requests, in the same order."""
@@ -93,7 +101,7 @@ class _Rows:
     def go_to(self, positions: IntArray) -> bool:
         """Move every row on by one where that is asked for, on the device; whether it was."""
         if not np.array_equal(positions, self.positions + 1):
-            return np.array_equal(positions, self.positions)
+            return False
         self.params.position.add_(1)
         self.positions = positions
         return True

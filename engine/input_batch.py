@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.batch import Batch, ScheduledRequest
 from engine.request import Request, RequestStatus
-from engine.step_input import UNKNOWN_TOKEN, StepInput
+from engine.step_input import StepInput
 from kernels.layout import IntArray, StepLayout
 
 
@@ -33,13 +33,12 @@ class InputBatch:
         self._rows: dict[Request, _Row] = {}
         self._free = list(range(max_num_seqs - 1, -1, -1))
 
-    def step_input(self, batch: Batch) -> tuple[StepInput, list[int]]:
-        """Return the step's arrays and, for each logits row, its sequence's index in the batch."""
+    def step_input(self, batch: Batch) -> StepInput:
+        """Return the step's arrays; the logits rows are those of `batch.wanting`, in its order."""
         requests = [item.request for item in batch.requests]
         self._release_rows(requests)
         rows = np.array([self._row(request) for request in requests], dtype=np.int64)
-        computed = np.array([request.num_computed_tokens for request in requests], dtype=np.int32)
-        computed += batch.is_ahead
+        computed = np.array(batch.starts, dtype=np.int32)
         counts = np.array([item.num_scheduled_tokens for item in batch.requests], dtype=np.int32)
         order = self._order(computed, counts)
         rows, computed, counts = rows[order], computed[order], counts[order]
@@ -58,20 +57,16 @@ class InputBatch:
 
         last_rows = np.empty(len(requests), dtype=np.int32)
         last_rows[order] = query_start_loc[1:] - 1
-        # In the batch's order, which changes less from step to step than ours.
-        wanting = [i for i, item in enumerate(batch.requests) if batch.is_ahead or item.needs_token]
-        step = StepInput(
-            token_ids=np.full(num_tokens, UNKNOWN_TOKEN, dtype=np.int32)
-            if batch.is_ahead
-            else _token_ids([batch.requests[i] for i in order.tolist()], num_tokens),
+        return StepInput(
+            token_ids=_token_ids([batch.requests[i] for i in order.tolist()], num_tokens),
             positions=positions,
-            logits_rows=last_rows[wanting],
+            # In the batch's order, which changes less from step to step than ours.
+            logits_rows=last_rows[batch.wanting],
             layout=StepLayout(
                 query_start_loc, seq_lens, block_tables, slot_mapping, rows.astype(np.int32)
             ),
             moves=np.array(batch.moves, dtype=np.int32).reshape(-1, 3),
         )
-        return step, wanting
 
     def _order(self, computed: IntArray, counts: IntArray) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Order single tokens first, the longest sequences leading: neighbours then pad little."""

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.request import Request
+from engine.transfer import to_device
 
+_NO_ENTRIES = np.zeros(0, dtype=np.int64)
 _INITIAL_CAPACITY = 64
 
 
@@ -33,8 +35,9 @@ class LogitBias:
             for row, request in enumerate(requests)
             for token_id, bias in request.params.logit_bias.items()
         ]
-        self._entries = torch.tensor([entry for entry, _ in entries], device=device)
-        self._biases = torch.tensor([bias for _, bias in entries], device=device)
+        places = np.array([entry for entry, _ in entries], dtype=np.int64)
+        self._entries = to_device(places, device)
+        self._biases = to_device(_float_array([bias for _, bias in entries]), device)
 
     def apply(self, logits: Tensor) -> None:
         """Add the biases."""
@@ -47,6 +50,8 @@ class MinTokens:
     def __init__(self, requests: Sequence[Request], vocab_size: int, device: torch.device) -> None:
         self._device = device
         self._rows: list[tuple[Request, NDArray[np.int64]]] = []
+        self._num_short = 0
+        self._forbidden = torch.empty(0, dtype=torch.int64, device=device)
         for row, request in enumerate(requests):
             if request.num_output_tokens >= request.params.min_tokens:
                 continue
@@ -57,14 +62,15 @@ class MinTokens:
 
     def apply(self, logits: Tensor) -> None:
         """Set forbidden logits to minus infinity."""
-        forbidden = [
+        short = [
             entries
             for request, entries in self._rows
             if request.num_output_tokens < request.params.min_tokens
         ]
-        if forbidden:
-            entries = torch.from_numpy(np.concatenate(forbidden)).to(self._device)
-            logits.view(-1).index_fill_(0, entries, float("-inf"))
+        if len(short) != self._num_short:  # they get fewer, never others
+            self._num_short = len(short)
+            self._forbidden = to_device(np.concatenate([_NO_ENTRIES, *short]), self._device)
+        logits.view(-1).index_fill_(0, self._forbidden, float("-inf"))
 
 
 class Penalties:
@@ -111,15 +117,12 @@ class Penalties:
         subtracted = num_seen * np.repeat(self._frequency, sizes)
         subtracted += (num_seen > 0) * np.repeat(self._presence, sizes)
 
-        index = self._to_device(entries)
+        index = to_device(entries, self._device)
         flat = logits.view(-1)
         seen = flat[index]
-        repetition = self._to_device(np.repeat(self._repetition, sizes))
+        repetition = to_device(np.repeat(self._repetition, sizes), self._device)
         seen = torch.where(seen > 0, seen / repetition, seen * repetition)
-        flat[index] = seen - self._to_device(subtracted)
-
-    def _to_device(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        flat[index] = seen - to_device(subtracted, self._device)
 
 
 class TokenCounts:
@@ -172,14 +175,22 @@ def build_processors(
     before: Sequence[LogitsProcessor] = (),
 ) -> list[LogitsProcessor]:
     """Make the processors that the rows need, in the order in which they are applied."""
+    processors = build_fixed_processors(requests, vocab_size, device)
+    if any(request.params.has_penalties for request in requests):
+        former = next((p for p in before if isinstance(p, Penalties)), None)
+        processors.append(Penalties(requests, vocab_size, device, former))
+    return processors
+
+
+def build_fixed_processors(
+    requests: Sequence[Request], vocab_size: int, device: torch.device
+) -> list[LogitsProcessor]:
+    """Make those alone that ask nothing of the text but its length: they come first."""
     processors: list[LogitsProcessor] = []
     if any(request.params.logit_bias for request in requests):
         processors.append(LogitBias(requests, vocab_size, device))
     if any(request.num_output_tokens < request.params.min_tokens for request in requests):
         processors.append(MinTokens(requests, vocab_size, device))
-    if any(request.params.has_penalties for request in requests):
-        former = next((p for p in before if isinstance(p, Penalties)), None)
-        processors.append(Penalties(requests, vocab_size, device, former))
     return processors
 
 

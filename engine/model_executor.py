@@ -8,25 +8,23 @@ from torch import Tensor
 
 from engine.batch import Batch, SampledToken
 from engine.drawn_tokens import DrawnTokens
-from engine.executor import Computed, Submission
+from engine.executor import Submission
 from engine.input_batch import InputBatch
 from engine.model_runner import ModelRunner
 from engine.parallel import TensorParallel
 from engine.request import Request
 from engine.step_channel import StepChannel
-from engine.step_input import StepInput
 
 
 class BatchSampler(Protocol):
     """Chooses tokens where the logits are: engine/sampler.py, engine/gpu_sampler.py."""
 
-    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int) -> DrawnTokens:
+    def draw(self, logits: Tensor | None, requests: list[Request]) -> DrawnTokens:
         """Choose the next token of every request.
 
         Args:
-            logits: [num_rows, vocab_size], any float dtype; left as they are.
+            logits: [num_rows, vocab_size], any float dtype; left as they are. None: no row.
             requests: one a row.
-            num_ahead: tokens of each that were drawn and are not known yet.
         """
 
 
@@ -58,30 +56,19 @@ class ModelExecutor:
 
     def submit(self, batch: Batch) -> Submission:
         """Compute the batch; on a GPU, launch it and what draws its tokens."""
-        step, wanting = self._input_batch.step_input(batch)
+        step = self._input_batch.step_input(batch)
         self._channel.send(step)
         logits = self._runner.forward(step)
-        num_seqs = len(batch.requests)
-        if logits is None:
-            return Computed([None] * num_seqs)
-        requests = [batch.requests[i].request for i in wanting]
-        drawn = self._sampler.draw(logits, requests, int(batch.is_ahead))
-        return _Submitted(num_seqs, wanting, drawn, self._keep(step, drawn))
+        drawn = self._sampler.draw(logits, [batch.requests[i].request for i in batch.wanting])
+        if drawn.on_device is not None:
+            self._runner.keep_tokens(drawn.on_device)
+        return _Submitted(len(batch.requests), batch.wanting, drawn)
 
     def shutdown(self) -> None:
         """Send the other ranks home and leave the group."""
         self._channel.send_stop()
         self._runner.drop_graphs()
         self._group.close()
-
-    def _keep(self, step: StepInput, drawn: DrawnTokens) -> bool:
-        """Leave the tokens where the next decodes find them, if that can be."""
-        token_ids = drawn.on_device
-        # Other ranks would have to be sent the tokens: only rank 0 draws.
-        if token_ids is None or self._group.size > 1 or not self._runner.keeps_tokens(step):
-            return False
-        self._runner.keep_tokens(token_ids)
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +77,10 @@ class _Submitted:
     wanting: list[int]
     """The sequence of each row that was drawn for"""
     drawn: DrawnTokens
-    can_be_followed: bool
+
+    @property
+    def can_be_followed(self) -> bool:
+        return self.drawn.on_device is not None
 
     def tokens(self) -> Sequence[SampledToken | None]:
         tokens: list[SampledToken | None] = [None] * self.num_seqs

@@ -11,10 +11,14 @@ from engine.block_copier import BlockCopier
 from engine.compute_threads import ComputeThreads
 from engine.decode_graphs import DecodeGraphs, PaddingPlanner, Record
 from engine.kv_cache import allocate_kv_caches
+from engine.latest_tokens import LatestTokens
 from engine.models.decoder import Decoder
 from engine.step_input import StepInput
 from kernels import ops
-from kernels.layout import AttentionGeometry
+from kernels.gpu.staging import StagingBuffer
+from kernels.layout import AttentionGeometry, IntArray
+
+_NOTHING = np.zeros(0, dtype=np.int32)
 
 
 class ModelRunner:
@@ -25,6 +29,7 @@ class ModelRunner:
         decoder: Decoder,
         geometry: AttentionGeometry,
         rotations: Tensor,
+        latest: LatestTokens,
         device: torch.device,
         threads: ComputeThreads,
         num_host_blocks: int = 0,
@@ -35,19 +40,23 @@ class ModelRunner:
             decoder: this rank's share of the model.
             geometry: shape of the cache.
             rotations: [positions, head_dim / 2] complex64, see engine/rotary.py.
+            latest: stands in for unknown tokens.
             device: where all of it lives.
             threads: what computes, on CPU.
             num_host_blocks: blocks of the host tier; 0: none.
         """
         self._decoder = decoder
         self._rotations = rotations
+        self._latest = latest
         self._device = device
         self._threads = threads
         self._kv_caches = allocate_kv_caches(geometry, len(decoder.layers), device)
         self._copier = BlockCopier(self._kv_caches, num_host_blocks)
         windows = frozenset(layer.attention.weights.window for layer in decoder.layers)
         self._planner = ops.attention_planner(geometry, windows, device)
+        self._staging = StagingBuffer(device)
         self._graphs: DecodeGraphs | None = None
+        self._drawn_rows: Tensor | None = None
         self.num_blocks = geometry.num_blocks
         self.num_host_blocks = num_host_blocks
 
@@ -64,6 +73,7 @@ class ModelRunner:
             self._graphs = DecodeGraphs(
                 self._decoder,
                 self._rotations,
+                self._latest,
                 self._kv_caches,
                 self._planner,
                 record,
@@ -78,18 +88,20 @@ class ModelRunner:
             torch.cuda.synchronize(self._device)
         self._graphs = None
 
-    def keeps_tokens(self, step: StepInput) -> bool:
-        """Whether a step's tokens can stay on the device, where the next decodes find them."""
-        return self._graphs is not None and self._graphs.takes(step)
+    @property
+    def leaves_tokens(self) -> bool:
+        """Whether tokens are drawn on the device and stay there, so that `keep_tokens` is due."""
+        return isinstance(self._planner, PaddingPlanner)
 
     @torch.inference_mode()
-    def keep_tokens(self, token_ids: Tensor) -> None:
-        """Keep what was drawn from the last step of decodes, int32 on the device: -1 stands for it.
+    def keep_tokens(self, token_ids: Tensor | None) -> None:
+        """Keep what was drawn from the last step where the next one finds it.
 
-        It must have been one that a graph ran, see `decode_graphs.DecodeGraphs.takes`.
+        Args:
+            token_ids: [num_rows] int32; None on ranks other than 0.
         """
-        assert self._graphs is not None
-        self._graphs.keep(token_ids)
+        if self._drawn_rows is not None and len(self._drawn_rows):
+            self._latest.keep(self._drawn_rows, token_ids)
 
     @torch.inference_mode()
     def forward(self, step: StepInput) -> Tensor | None:
@@ -97,26 +109,25 @@ class ModelRunner:
         self._threads.place()
         self._copier.apply(step.moves)
         if self._graphs is not None and self._graphs.takes(step):
-            return self._graphs.forward(step)
+            logits, self._drawn_rows = self._graphs.forward(step)
+            return logits
         plan = self._planner.plan(step.layout)
-        rotation = self._rotations[self._to_device(step.positions)]
+        has_unknown = step.token_ids.min() < 0
+        arrays = [step.token_ids, step.positions, step.logits_rows]
+        if self.leaves_tokens:
+            arrays += [step.drawn_rows, step.token_rows if has_unknown else _NOTHING]
+        token_ids, positions, logits_rows, *rows = self._staging.upload(arrays)
+        if has_unknown:
+            token_ids = self._latest.fill(token_ids, rows[1])
+        self._drawn_rows = rows[0] if rows else None
         return self._decoder.forward(
-            self._to_device(step.token_ids),
-            rotation,
+            token_ids,
+            self._rotations[positions],
             self._kv_caches,
             plan,
-            self._logits_rows(step),
+            None if _are_all(step.logits_rows, len(step.token_ids)) else logits_rows,
         )
 
-    def _logits_rows(self, step: StepInput) -> Tensor | None:
-        rows = step.logits_rows
-        if len(rows) == len(step.token_ids) and np.array_equal(rows, np.arange(len(rows))):
-            return None
-        return self._to_device(rows)
 
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        # From other memory a copy waits for all that was launched before it.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+def _are_all(rows: IntArray, num_tokens: int) -> bool:
+    return len(rows) == num_tokens and np.array_equal(rows, np.arange(num_tokens))

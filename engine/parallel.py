@@ -77,6 +77,12 @@ class TensorParallel:
         dist.gather(x, parts, dst=0, group=self.activations)
         return None if parts is None else torch.cat(parts, dim=-1)
 
+    def share(self, x: Tensor) -> Tensor:
+        """Overwrite `x`, where activations live, with rank 0's; return it."""
+        if self.size > 1:
+            dist.broadcast(x, src=0, group=self.activations)
+        return x
+
     def broadcast(self, x: Tensor) -> Tensor:
         """Overwrite `x`, a host tensor, with rank 0's, over the control group; return it."""
         if self.size > 1:

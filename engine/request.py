@@ -33,13 +33,18 @@ class RequestStatus(Enum):
     FINISHED = "finished"
 
 
+UNKNOWN_TOKEN = -1
+"""Stands for a token that was drawn where the logits are, and that nobody has read yet."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One sequence inside the engine: choice `choice_index` of a GenerateRequest.
 
     Owned by the scheduler. Identity is the object; (request_id, choice_index) names it outside.
     `token_ids` is prompt plus output; positions [0, num_computed_tokens) have their KV in
-    `block_ids`, which the block pool handed out in order.
+    `block_ids`, which the block pool handed out in order. A step counts as soon as it is on its
+    way: what it computes as computed, what it draws as UNKNOWN_TOKEN.
     """
 
     request_id: str
@@ -64,6 +69,10 @@ class Request:
     block_hashes: list[bytes] = field(default_factory=list)
     """Hash chain over the full blocks of `token_ids` seen so far."""
     num_computed_tokens: int = 0
+    num_unknown_tokens: int = 0
+    """So many of the last of `token_ids` are UNKNOWN_TOKEN."""
+    num_registered_blocks: int = 0
+    """Its first blocks, which the prefix cache knows."""
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache at first admission."""
     num_shared_blocks: int = 0
@@ -101,19 +110,36 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and output tokens known so far."""
+        """Prompt and output tokens so far, those unknown included."""
         return len(self.token_ids)
 
     @property
+    def num_known_tokens(self) -> int:
+        """The same without those unknown."""
+        return len(self.token_ids) - self.num_unknown_tokens
+
+    @property
     def num_output_tokens(self) -> int:
-        """Tokens generated so far."""
+        """Tokens drawn so far."""
         return len(self.token_ids) - len(self.prompt_token_ids)
 
-    def append(self, token_id: int) -> FinishReason | None:
-        """Add a generated token; return why the sequence has ended, if it has."""
-        self.token_ids.append(token_id)
+    def expect(self) -> None:
+        """Note that a token was drawn."""
+        self.token_ids.append(UNKNOWN_TOKEN)
+        self.num_unknown_tokens += 1
+
+    def learn(self, token_id: int) -> FinishReason | None:
+        """Take the first token that was unknown; return why the sequence has ended, if it has."""
+        assert self.num_unknown_tokens, "a token that nobody expects"
+        self.token_ids[-self.num_unknown_tokens] = token_id
+        self.num_unknown_tokens -= 1
         if token_id in self.stop_token_ids:
             return FinishReason.STOP
-        if self.num_output_tokens >= self.max_tokens:
+        if self.num_known_tokens - self.num_prompt_tokens >= self.max_tokens:
             return FinishReason.LENGTH
         return None
+
+    def forget_unknown(self) -> None:
+        """Leave out the tokens that nobody will read."""
+        del self.token_ids[self.num_known_tokens :]
+        self.num_unknown_tokens = 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.batch import SampledToken
 from engine.drawn_tokens import KnownTokens
 from engine.logits_processors import LogitsProcessor, build_processors
-from engine.logprob_report import report_logprobs
+from engine.logprob_report import LogprobReport
 from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.token_draw import TokenDraw, split_segments
@@ -28,10 +28,9 @@ class Sampler:
         self._rows: _Rows | None = None
         self._scratch: Tensor | None = None
 
-    def draw(self, logits: Tensor, requests: list[Request], num_ahead: int = 0) -> KnownTokens:
+    def draw(self, logits: Tensor | None, requests: list[Request]) -> KnownTokens:
         """Do what `sample` does, for `model_executor.BatchSampler`."""
-        assert not num_ahead, "here tokens are known before the next step"
-        return KnownTokens(self.sample(logits, requests))
+        return KnownTokens([] if logits is None else self.sample(logits, requests))
 
     def sample(self, logits: Tensor, requests: list[Request]) -> list[SampledToken]:
         """Choose the next token of every request.
@@ -58,7 +57,7 @@ class Sampler:
         tokens = token_ids.tolist()
         if not rows.wants_logprobs:
             return [SampledToken(token_id) for token_id in tokens]
-        reports = report_logprobs(logits, token_ids, requests)
+        reports = LogprobReport(logits, token_ids, requests).read()
         return [SampledToken(token_id, reports.get(row)) for row, token_id in enumerate(tokens)]
 
     def _prepare_rows(self, requests: list[Request], device: torch.device) -> "_Rows":

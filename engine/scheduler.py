@@ -24,7 +24,6 @@ from engine.output_length import OutputLengths
 from engine.preemption import Preemption
 from engine.request import Request, RequestStatus
 from engine.room import Room
-from engine.step_ahead import next_decodes
 from engine.step_budget import StepBudget
 from engine.step_plan import StepPlan
 from engine.step_time import StepTimeFit
@@ -62,6 +61,8 @@ class Scheduler:
         self._prefilling: dict[Request, None] = {}
         # Each with its entry in a batch, which is the same every step and so made once.
         self._decoding: dict[Request, ScheduledRequest] = {}
+        # Their last token is on its way.
+        self._ending: dict[Request, None] = {}
         self._next_arrival = 0
 
     @property
@@ -72,12 +73,12 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Requests that hold blocks."""
-        return len(self._prefilling) + len(self._decoding)
+        return len(self._prefilling) + len(self._decoding) + len(self._ending)
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute something."""
-        return bool(self._decoding or self._prefilling or self._waiting)
+        """Whether a step would compute something, or one is on its way."""
+        return bool(self._decoding or self._prefilling or self._waiting or self._ending)
 
     @property
     def num_queued_prefill_tokens(self) -> int:
@@ -103,54 +104,77 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """Choose what the next step computes and allocate its blocks."""
-        plan = StepPlan(self._tables, self._pool, self._step_time, self._max_num_batched_tokens)
+        plan = self._plan(is_ahead=False)
+        if plan.is_empty:
+            self._free_the_first(plan)
+        return plan.batch()
+
+    def schedule_ahead(self) -> Batch | None:
+        """Choose it while the tokens of the step before are unknown.
+
+        None: they must be known first, because nothing can go on or somebody must lose blocks.
+        Whom a stop token has ended then computes in vain.
+        """
+        plan = self._plan(is_ahead=True)
+        return None if plan.must_wait or plan.is_empty else plan.batch()
+
+    def submitted(self, batch: Batch) -> None:
+        """Note that a batch is on its way; to be called before anything else is scheduled."""
+        for scheduled, start in zip(batch.requests, batch.starts, strict=True):
+            scheduled.request.num_computed_tokens = start + scheduled.num_scheduled_tokens
+        for i in batch.wanting:
+            request = batch.requests[i].request
+            request.expect()
+            if request.num_output_tokens >= request.max_tokens:
+                self._stop_running(request)
+                self._ending[request] = None
+            elif request in self._prefilling:
+                del self._prefilling[request]
+                self._decoding[request] = ScheduledRequest(request, 1)
+        self._register_blocks(batch)
+
+    def update(
+        self, batch: Batch, sampled_tokens: Sequence[SampledToken | None]
+    ) -> list[TokenOutput]:
+        """Take the tokens of a batch that was submitted: one for each of its `wanting`."""
+        outputs = []
+        for i in batch.wanting:
+            request, sampled = batch.requests[i].request, sampled_tokens[i]
+            assert sampled is not None, "the executor owes a token"
+            if request.status is not RequestStatus.RUNNING:
+                continue  # it ended while the step was on its way
+            output = sampled.tell(request)
+            outputs.append(output)
+            if output.finish_reason is not None:
+                self._tables.register(request)
+                self._stop_running(request)
+                self._finish(request, output.finish_reason)
+        self._register_blocks(batch)
+        self.num_generated_tokens += len(outputs)
+        return outputs
+
+    def _register_blocks(self, batch: Batch) -> None:
+        block_size = self._pool.block_size
+        for scheduled in batch.requests:
+            request = scheduled.request
+            if request.num_computed_tokens >= (request.num_registered_blocks + 1) * block_size:
+                self._tables.register(request)
+
+    def _plan(self, *, is_ahead: bool) -> StepPlan:
+        plan = StepPlan(
+            self._tables,
+            self._pool,
+            self._step_time,
+            self._max_num_batched_tokens,
+            is_ahead=is_ahead,
+        )
         if self._pool.host is not None:
             compute_s = self._step_time.prefill_s(self._pool.block_size)
             self._pool.host.set_price(self._step_time.move_s, compute_s)
         self._schedule_decodes(plan)
         if self._prefilling or self._waiting:
             self._schedule_prefills(plan)
-        if plan.is_empty:
-            self._free_the_first(plan)
-        return plan.batch()
-
-    def following(self, batch: Batch) -> Batch | None:
-        """Return the step of decodes after `batch`, whose tokens are not known yet.
-
-        None: something else must be looked at first.
-        """
-        if self._prefilling or self._waiting:
-            return None
-        return next_decodes(batch, self._tables, self._pool)
-
-    def update(
-        self, batch: Batch, sampled_tokens: Sequence[SampledToken | None]
-    ) -> list[TokenOutput]:
-        """Apply a computed batch; one entry of `sampled_tokens` for each of its sequences."""
-        block_size = self._pool.block_size
-        outputs = []
-        for scheduled, sampled in zip(batch.requests, sampled_tokens, strict=True):
-            request = scheduled.request
-            if request.status is not RequestStatus.RUNNING:
-                continue  # it ended while the step was on its way
-            before = request.num_computed_tokens
-            request.num_computed_tokens = before + scheduled.num_scheduled_tokens
-            if request.num_computed_tokens // block_size > before // block_size:
-                self._tables.register(request, before)
-            if sampled is None:
-                assert request.num_computed_tokens < request.num_tokens, "the executor owes a token"
-                continue
-            output = sampled.append_to(request)
-            finish_reason = output.finish_reason
-            outputs.append(output)
-            if finish_reason is not None:
-                self._stop_running(request)
-                self._finish(request, finish_reason)
-            elif request in self._prefilling:
-                del self._prefilling[request]
-                self._decoding[request] = ScheduledRequest(request, 1)
-        self.num_generated_tokens += len(outputs)
-        return outputs
+        return plan
 
     def _schedule_decodes(self, plan: StepPlan) -> None:
         block_size = self._pool.block_size
@@ -163,6 +187,8 @@ class Scheduler:
             for request in growing:
                 self._tables.grow(request, request.num_tokens)
             plan.decodes = list(self._decoding.values())
+        elif plan.is_ahead:
+            plan.must_wait = True
         else:
             self._schedule_decodes_by_rank(plan)
 
@@ -211,6 +237,9 @@ class Scheduler:
             victims = room.victims(request, prefix)
             if not victims:
                 overtaken.append(request)
+                return False
+            if plan.is_ahead:
+                plan.must_wait = True
                 return False
             for victim in victims:
                 self._preempt(victim, plan)
@@ -273,11 +302,12 @@ class Scheduler:
         return self.num_running < self._max_num_seqs
 
     def _running(self) -> list[Request]:
-        return [*self._decoding, *self._prefilling]
+        return [*self._decoding, *self._prefilling, *self._ending]
 
     def _stop_running(self, request: Request) -> None:
-        if self._decoding.pop(request, None) is None:
-            del self._prefilling[request]
+        for stage in (self._decoding, self._prefilling, self._ending):
+            if request in stage:
+                del stage[request]
 
     def _count_admission(self, request: Request) -> None:
         request.num_cached_tokens = request.num_computed_tokens
@@ -287,6 +317,7 @@ class Scheduler:
             self.num_cache_hit_tokens += request.num_cached_tokens
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
+        request.forget_unknown()
         self._tables.release(request)
         if request.num_output_tokens:
             # One that never got a turn tells nothing of how long outputs get.

@@ -6,7 +6,6 @@ import numpy as np
 
 from kernels.layout import IntArray, StepLayout
 
-UNKNOWN_TOKEN = -1
 _HEADER_LENGTH = 6
 _MOVE_LENGTH = 3
 
@@ -19,7 +18,7 @@ class StepInput:
     """
 
     token_ids: IntArray
-    """[num_tokens]; UNKNOWN_TOKEN: the one drawn last for the sequence"""
+    """[num_tokens]; -1: the one drawn last for the sequence, which only the device knows"""
     positions: IntArray
     """[num_tokens], in their sequence"""
     logits_rows: IntArray
@@ -27,6 +26,17 @@ class StepInput:
     layout: StepLayout
     moves: IntArray = field(default_factory=lambda: np.zeros((0, _MOVE_LENGTH), dtype=np.int32))
     """[num_moves, 3]: copies of blocks to make first; see engine/block_move.py"""
+
+    @property
+    def token_rows(self) -> IntArray:
+        """The row of the block tables of each token, [num_tokens]."""
+        return np.repeat(self.layout.rows, np.diff(self.layout.query_start_loc))
+
+    @property
+    def drawn_rows(self) -> IntArray:
+        """The same of each wanted token, [num_rows]."""
+        owners = np.searchsorted(self.layout.query_start_loc, self.logits_rows, side="right") - 1
+        return self.layout.rows[owners]
 
     def pack(self) -> IntArray:
         """Join everything into one array, its length first."""

@@ -9,7 +9,7 @@ from engine.scheduler import Scheduler
 
 
 class StepPipeline:
-    """Runs a scheduler's steps, one ahead while they are decodes and the executor can."""
+    """Runs a scheduler's steps, one ahead where both can."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -17,11 +17,11 @@ class StepPipeline:
 
     def step(self, scheduler: Scheduler) -> tuple[Batch, Sequence[SampledToken | None]]:
         """Return the next batch and its tokens; the scheduler, always the same, must have work."""
-        batch, submission = self._take_ahead() or self._submit(scheduler.schedule())
+        batch, submission = self._take_ahead() or self._submit(scheduler, scheduler.schedule())
         if submission.can_be_followed:
-            following = scheduler.following(batch)
+            following = scheduler.schedule_ahead()
             if following is not None:
-                self._ahead = self._submit(following)
+                self._ahead = self._submit(scheduler, following)
         return batch, submission.tokens()
 
     def _take_ahead(self) -> tuple[Batch, Submission] | None:
@@ -35,6 +35,8 @@ class StepPipeline:
         submission.tokens()
         return None
 
-    def _submit(self, batch: Batch) -> tuple[Batch, Submission]:
+    def _submit(self, scheduler: Scheduler, batch: Batch) -> tuple[Batch, Submission]:
         assert batch.requests, "there is work but nothing can run"
-        return batch, self._executor.submit(batch)
+        submission = self._executor.submit(batch)
+        scheduler.submitted(batch)
+        return batch, submission

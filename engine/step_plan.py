@@ -11,8 +11,26 @@ class StepPlan:
     """Takes requests until tokens or seconds run out."""
 
     def __init__(
-        self, tables: BlockTables, pool: BlockPool, step_time: StepTimeFit, max_tokens: int
+        self,
+        tables: BlockTables,
+        pool: BlockPool,
+        step_time: StepTimeFit,
+        max_tokens: int,
+        *,
+        is_ahead: bool = False,
     ) -> None:
+        """Begin with nothing.
+
+        Args:
+            tables: of the requests.
+            pool: of their blocks.
+            step_time: what tokens cost.
+            max_tokens: of the step.
+            is_ahead: tokens of the step before are unknown, so nobody may lose blocks.
+        """
+        self.is_ahead = is_ahead
+        self.must_wait = False
+        """Whether it cannot be made ahead: somebody has to give blocks away first."""
         self.decodes: list[ScheduledRequest] = []
         self.prefill_s_left = 0.0
         self._prefills: list[ScheduledRequest] = []
@@ -35,7 +53,7 @@ class StepPlan:
     @property
     def takes_prefill(self) -> bool:
         """Whether there is anything left for prefill."""
-        return self.num_tokens_left > 0 and self.prefill_s_left > 0
+        return self.num_tokens_left > 0 and self.prefill_s_left > 0 and not self.must_wait
 
     def decode_work(self) -> StepWork:
         """Return what its decodes compute."""

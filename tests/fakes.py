@@ -5,12 +5,12 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 
-from engine.batch import Batch, SampledToken, ScheduledRequest
+from engine.batch import Batch, SampledToken
 from engine.block_move import BlockMove, MoveKind
 from engine.executor import Computed
 from engine.output import TokenLogprob
 from engine.output_length import OutputLengths
-from engine.request import GenerateRequest, Request
+from engine.request import UNKNOWN_TOKEN, GenerateRequest, Request
 
 _MODULUS = (1 << 61) - 1
 _MULTIPLIER = 1_000_003
@@ -114,11 +114,8 @@ class FakeExecutor:
         return len(self._host)
 
     def submit(self, batch: Batch) -> Computed:
-        """Compute the batch at once; the next may follow if it is all decodes and we overlap."""
-        is_decode = all(s.num_scheduled_tokens == 1 for s in batch.requests)
-        tokens = self.execute(batch)
-        can_be_followed = self._is_overlapping and is_decode and None not in tokens
-        return Computed(tokens, can_be_followed)
+        """Compute the batch at once; the next may follow if we overlap."""
+        return Computed(self.execute(batch), self._is_overlapping)
 
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Compute the batch; AssertionError names what the scheduler did wrong."""
@@ -133,8 +130,12 @@ class FakeExecutor:
         if len(self._true_states) > 2 * len(batch.requests) + 64:
             live = {r: s for r, s in self._true_states.items() if r.finish_reason is None}
             self._true_states = live
-        self.num_steps_ahead += batch.is_ahead
-        tokens = [self._run(scheduled, batch.is_ahead) for scheduled in batch.requests]
+        self.num_steps_ahead += any(s.request.num_unknown_tokens for s in batch.requests)
+        wanting = set(batch.wanting)
+        tokens = [
+            self._run(batch.requests[i].request, _chunk(batch, i), i in wanting)
+            for i in range(len(batch.requests))
+        ]
         self._last_tokens = {
             scheduled.request: token.token_id
             for scheduled, token in zip(batch.requests, tokens, strict=True)
@@ -156,15 +157,13 @@ class FakeExecutor:
     def _check_no_slot_is_written_twice(self, batch: Batch) -> None:
         written = [
             self._slot(scheduled.request, position)
-            for scheduled in batch.requests
-            for position in _chunk(scheduled, batch.is_ahead)
+            for i, scheduled in enumerate(batch.requests)
+            for position in _chunk(batch, i)
         ]
         assert len(set(written)) == len(written), "two sequences write the same slot"
 
-    def _run(self, scheduled: ScheduledRequest, is_ahead: bool) -> SampledToken | None:
-        request = scheduled.request
-        states = self._extend_true_states(request, is_ahead)
-        chunk = _chunk(scheduled, is_ahead)
+    def _run(self, request: Request, chunk: range, is_wanted: bool) -> SampledToken | None:
+        states = self._extend_true_states(request)
         for position in range(chunk.start):
             block_id, offset = self._slot(request, position)
             assert self._cache[block_id][offset] == states[position], (
@@ -174,17 +173,18 @@ class FakeExecutor:
         for position in chunk:
             block_id, offset = self._slot(request, position)
             self._cache[block_id][offset] = states[position]
-        if not (is_ahead or scheduled.needs_token):
+        if not is_wanted:
             return None
         token_id = self.model.draw(states[-1], request.params.seed, request.choice_index)
         has_logprob = request.params.logprobs is not None
         return SampledToken(token_id, TokenLogprob(token_id, -1.0) if has_logprob else None)
 
-    def _extend_true_states(self, request: Request, is_ahead: bool) -> list[int]:
-        known = request.token_ids + ([self._last_tokens[request]] if is_ahead else [])
+    def _extend_true_states(self, request: Request) -> list[int]:
         states = self._true_states.setdefault(request, [])
         state = states[-1] if states else self.model.start(request.cache_salt)
-        for token_id in known[len(states) :]:
+        for token_id in request.token_ids[len(states) :]:
+            if token_id == UNKNOWN_TOKEN:
+                token_id = self._last_tokens[request]
             state = self.model.advance(state, token_id)
             states.append(state)
         return states
@@ -218,6 +218,6 @@ def check_batch_order(batch: Batch) -> None:
     assert len({scheduled.request for scheduled in batch.requests}) == len(counts)
 
 
-def _chunk(scheduled: ScheduledRequest, is_ahead: bool) -> range:
-    start = scheduled.request.num_computed_tokens + is_ahead
-    return range(start, start + scheduled.num_scheduled_tokens)
+def _chunk(batch: Batch, i: int) -> range:
+    start = batch.starts[i]
+    return range(start, start + batch.requests[i].num_scheduled_tokens)

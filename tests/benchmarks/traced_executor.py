@@ -129,7 +129,10 @@ class SimulatedExecutor:
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """Read the weights once, then compute token by token."""
         self._clock.advance(7e-3 + 1e-4 * batch.num_tokens)
-        return [SampledToken(_ANY_TOKEN) if s.needs_token else None for s in batch.requests]
+        tokens: list[SampledToken | None] = [None] * len(batch.requests)
+        for i in batch.wanting:
+            tokens[i] = SampledToken(_ANY_TOKEN)
+        return tokens
 
     def shutdown(self) -> None:
         """Nothing to release."""

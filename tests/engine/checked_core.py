@@ -152,6 +152,8 @@ class CheckedCore:
     def check_blocks(self) -> None:
         """Each block is held by exactly those in whose tables it stands."""
         holders: Counter[int] = Counter()
+        # One that was let in by a plan that had to wait is in no batch yet.
+        self._requests.update(self.core._scheduler._running())
         for request in self._requests:
             assert len(set(request.block_ids)) == len(request.block_ids)
             assert request.status is RequestStatus.RUNNING or not request.block_ids
@@ -181,10 +183,9 @@ class CheckedCore:
         size = self.config.block_size
         assert batch.num_tokens <= self.config.max_num_batched_tokens
         assert len(batch.requests) <= self.config.max_num_seqs
-        for scheduled in batch.requests:
+        for scheduled, start in zip(batch.requests, batch.starts, strict=True):
             request = scheduled.request
             self._requests.add(request)
-            start = request.num_computed_tokens + batch.is_ahead
             first = start // size
             end = start + scheduled.num_scheduled_tokens
             assert end <= len(request.block_ids) * size

@@ -36,7 +36,7 @@ def make_input_batch() -> InputBatch:
     return InputBatch(max_num_seqs=MAX_NUM_SEQS, max_model_len=64, block_size=BLOCK_SIZE)
 
 
-def check(step: StepInput, wanting: list[int], batch: Batch) -> None:
+def check(step: StepInput, batch: Batch) -> None:
     """Compare with what a loop over requests says, whatever order the sequences have."""
     layout = step.layout
     seen = []
@@ -62,11 +62,13 @@ def check(step: StepInput, wanting: list[int], batch: Batch) -> None:
             request.block_ids[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions
         ]
         assert layout.slot_mapping[first:last].tolist() == slots
-        if item.needs_token:
-            assert step.logits_rows[wanting.index(index)] == last - 1
+        if index in batch.wanting:
+            assert step.logits_rows[batch.wanting.index(index)] == last - 1
+            assert step.drawn_rows[batch.wanting.index(index)] == layout.rows[i]
     assert sorted(seen) == list(range(len(batch.requests)))
-    assert wanting == [i for i, item in enumerate(batch.requests) if item.needs_token]
+    assert len(step.logits_rows) == len(batch.wanting)
     counts = np.diff(layout.query_start_loc)
+    assert step.token_rows.tolist() == np.repeat(layout.rows, counts).tolist()
     assert layout.num_decodes == (counts == 1).sum()
 
 
@@ -117,13 +119,11 @@ class _Driver:
         if not chosen:
             return
         batch = Batch(sorted(chosen, key=lambda item: item.num_scheduled_tokens > 1))
-        check(*self.inputs.step_input(batch), batch)
+        check(self.inputs.step_input(batch), batch)
         for item in chosen:
-            request = item.request
-            needs_token = item.needs_token
-            request.num_computed_tokens += item.num_scheduled_tokens
-            if needs_token:
-                request.token_ids.append(most_tokens)
+            item.request.num_computed_tokens += item.num_scheduled_tokens
+        for i in batch.wanting:
+            batch.requests[i].request.token_ids.append(most_tokens)
         for full in [request for request in self.running if request.num_tokens == 60]:
             self.running.remove(full)
             full.status = RequestStatus.FINISHED
@@ -161,10 +161,10 @@ def test_longer_sequences_come_first_among_decodes() -> None:
         request.block_ids = list(range(i * 10, i * 10 + 5))
     batch = Batch([ScheduledRequest(request, 1) for request in requests])
 
-    step, wanting = inputs.step_input(batch)
+    step = inputs.step_input(batch)
 
     assert step.layout.seq_lens.tolist() == [17, 9, 3]
-    assert wanting == [0, 1, 2]
+    assert batch.wanting == [0, 1, 2]
     assert step.logits_rows.tolist() == [2, 0, 1]
 
 
@@ -175,6 +175,6 @@ def test_rows_are_given_back_when_sequences_end() -> None:
         for i, request in enumerate(requests):
             request.block_ids = [i]
         batch = Batch([ScheduledRequest(request, 4) for request in requests])
-        check(*inputs.step_input(batch), batch)
+        check(inputs.step_input(batch), batch)
         for request in requests:
             request.status = RequestStatus.FINISHED

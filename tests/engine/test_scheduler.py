@@ -68,7 +68,9 @@ class Engine:
         """Run one step."""
         batch = self.scheduler.schedule()
         self.batches.append(batch)
-        return self.scheduler.update(batch, self.executor.execute(batch))
+        tokens = self.executor.execute(batch)
+        self.scheduler.submitted(batch)
+        return self.scheduler.update(batch, tokens)
 
     def scheduled(self) -> dict[str, int]:
         """Run one step; return how many tokens each request computed in it."""
@@ -344,6 +346,7 @@ def test_stop_token_ends_with_stop_and_is_part_of_the_output() -> None:
     engine = Engine()
     engine.add(prompt(3), max_tokens=5)
     batch = engine.scheduler.schedule()
+    engine.scheduler.submitted(batch)
     (output,) = engine.scheduler.update(batch, [SampledToken(STOP_TOKEN)])
     assert output.token_ids == [STOP_TOKEN]
     assert output.finish_reason is FinishReason.STOP
@@ -387,5 +390,6 @@ def test_executor_that_owes_a_token_is_found_out() -> None:
     engine = Engine()
     engine.add(prompt(3))
     batch = engine.scheduler.schedule()
+    engine.scheduler.submitted(batch)
     with pytest.raises(AssertionError, match="owes a token"):
         engine.scheduler.update(batch, [None])

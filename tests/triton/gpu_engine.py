@@ -39,9 +39,10 @@ def build(config: EngineConfig) -> EngineCore:
         max_model_len=max_model_len,
         block_size=config.block_size,
     )
+    sampler = GpuSampler(built.model.vocab_size, torch.device("cpu"))
     return EngineCore(
         config,
-        ModelExecutor(runner, input_batch, GpuSampler(built.model.vocab_size), group),
+        ModelExecutor(runner, input_batch, sampler, group),
         max_model_len=max_model_len,
         eos_token_ids=built.model.eos_token_ids,
         vocab_size=built.model.vocab_size,

@@ -1,17 +1,18 @@
 """The engine as it runs on a GPU: kernels, graphs and steps ahead together."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from engine.activation_memory import example_step
 from engine.batch import Batch
-from engine.block_move import MoveKind
+from engine.build import build_core
 from engine.core import EngineCore
 from engine.executor import Submission
+from engine.output import TokenLogprob, TokenOutput
+from engine.parallel import TensorParallel
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 from tests.engine.greedy_reference import GreedyReference
@@ -34,18 +35,18 @@ def run(
     return tokens
 
 
-def watch_batches(core: EngineCore) -> list[Batch]:
-    """Return the list to which every batch is added that the core submits from now on."""
+def watch_steps_ahead(core: EngineCore) -> list[bool]:
+    """Return the list that tells of every batch from now on whether it was submitted ahead."""
     executor = core._pipeline._executor
-    batches: list[Batch] = []
+    are_ahead: list[bool] = []
     submit = executor.submit
 
     def note(batch: Batch) -> Submission:
-        batches.append(batch)
+        are_ahead.append(any(s.request.num_unknown_tokens for s in batch.requests))
         return submit(batch)
 
     executor.submit = note  # type: ignore[method-assign]
-    return batches
+    return are_ahead
 
 
 @pytest.mark.slow
@@ -58,15 +59,14 @@ def test_greedy_tokens_equal_the_reference(
 ) -> None:
     folder = make_checkpoint(tmp_path, name, num_hidden_layers=1)
     core = build(small_config(folder, device, enforce_eager=enforce_eager))
-    batches = watch_batches(core)
+    are_ahead = watch_steps_ahead(core)
     params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
     reference = GreedyReference(folder)
     for prompt, (output,) in zip(PROMPTS, run(core, PROMPTS, params), strict=True):
         assert len(output) == 6
         reference.num_equal(prompt, output)
     assert core._pool.num_usable_blocks == core._pool.num_blocks
-    num_ahead = sum(batch.is_ahead for batch in batches)
-    assert num_ahead == 0 if enforce_eager else num_ahead >= 3
+    assert sum(are_ahead) >= 4
 
 
 @pytest.mark.slow
@@ -81,35 +81,52 @@ def test_a_seed_gives_the_same_tokens_in_any_company(device: torch.device, tmp_p
 
 
 @pytest.mark.slow
-def test_requests_that_need_the_last_token_run_beside_others(
+def test_asks_that_look_at_the_text_are_met_ahead_as_on_cpu(
     device: torch.device, tmp_path: Path
 ) -> None:
-    core = build(small_config(make_checkpoint(tmp_path, "llama", num_hidden_layers=1), device))
-    penalised = SamplingParams(
-        temperature=0, max_tokens=5, presence_penalty=2.0, logprobs=2, ignore_eos=True
-    )
-    plain = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
-    core.add(GenerateRequest(request_id="p", prompt_token_ids=PROMPTS[0], params=penalised))
-    core.add(GenerateRequest(request_id="q", prompt_token_ids=PROMPTS[0], params=plain))
-    tokens: dict[str, list[int]] = {"p": [], "q": []}
-    while core.has_work:
+    """Penalties, bias, minimum length and log probabilities, beside a request without any."""
+    params = partial(SamplingParams, temperature=0, max_tokens=8, ignore_eos=True)
+    asks = [
+        params(presence_penalty=2.0, logprobs=2),
+        params(frequency_penalty=0.7, logprobs=1),
+        params(),
+        params(repetition_penalty=1.8, logprobs=3),
+        params(logit_bias={3: 9.0}, stop_token_ids=(3,), min_tokens=6),
+    ]
+    config = small_config(make_checkpoint(tmp_path, "llama", num_hidden_layers=1), device)
+    config = replace(config, max_num_seqs=8)
+    core = build(config)
+    are_ahead = watch_steps_ahead(core)
+    outputs = _outputs_of(core, asks)
+    assert sum(are_ahead) >= 7
+    on_cpu = build_core(replace(config, device="cpu"), TensorParallel.single())
+    for mine, theirs in zip(outputs, _outputs_of(on_cpu, asks), strict=True):
+        assert [output.token_ids for output in mine] == [output.token_ids for output in theirs]
+        for own, other in zip(_reports(mine), _reports(theirs), strict=True):
+            assert own.token_id == other.token_id
+            assert own.logprob == pytest.approx(other.logprob, abs=1e-4)
+            assert [value for _, value in own.top] == pytest.approx(
+                [value for _, value in other.top], abs=1e-4
+            )
+
+
+def _outputs_of(core: EngineCore, asks: list[SamplingParams]) -> list[list[TokenOutput]]:
+    """Return what each ask brings; some come when others are on their way."""
+    outputs: list[list[TokenOutput]] = [[] for _ in asks]
+
+    def step() -> None:
         for output in core.step().outputs:
-            tokens[output.request_id] += output.token_ids
-            if output.request_id == "p":
-                assert output.logprobs is not None
-                assert len(output.logprobs[0].top) == 2
-    alone = run(build(small_config(tmp_path, device)), [PROMPTS[0]], plain)
-    assert tokens["q"] == alone[0][0]
-    assert len(tokens["p"]) == 5
+            outputs[int(output.request_id)].append(output)
+
+    for i, params in enumerate(asks):
+        prompt = PROMPTS[i % len(PROMPTS)]
+        core.add(GenerateRequest(request_id=str(i), prompt_token_ids=prompt, params=params))
+        if i > 1:
+            step()
+    while core.has_work:
+        step()
+    return outputs
 
 
-def test_steps_of_decodes_run_by_graphs_whatever_is_copied_first(
-    device: torch.device, tmp_path: Path
-) -> None:
-    """A step ahead may evict blocks to the host; its tokens are on the device alone."""
-    core = build(small_config(make_checkpoint(tmp_path, "llama", num_hidden_layers=1), device))
-    runner = core._pipeline._executor._runner  # type: ignore[attr-defined]
-    step = example_step([1, 1], block_size=4, num_rows=2)
-    moves = np.array([[MoveKind.COPY, 0, 1]], dtype=np.int32)
-    assert runner.keeps_tokens(replace(step, moves=moves))
-    assert not runner.keeps_tokens(example_step([1, 2], block_size=4, num_rows=2))
+def _reports(outputs: list[TokenOutput]) -> list[TokenLogprob]:
+    return [report for output in outputs for report in output.logprobs or []]
