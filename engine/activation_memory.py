@@ -9,7 +9,7 @@ from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.kv_cache import attention_geometry
 from engine.latest_tokens import LatestTokens
-from engine.memory_prediction import sampler_bytes, step_bytes
+from engine.memory_prediction import graph_bytes, sampler_bytes, step_bytes
 from engine.model_config import ModelConfig
 from engine.model_runner import ModelRunner
 from engine.models.decoder import Decoder
@@ -26,10 +26,14 @@ def activation_bytes(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """Return it: measured on CUDA, where running out ends the engine; predicted on CPU."""
-    if device.type == "cuda":
-        return _measure(config, model, decoder, dtype, device)
+    """Return it: measured on CUDA, where running out ends the engine; predicted on CPU.
+
+    What graphs will keep is predicted, as they are recorded in the memory that is left.
+    """
     packing = decoder.layers[0].feed_forward.weights.down.packing
+    if device.type == "cuda":
+        measured = _measure(config, model, decoder, dtype, device)
+        return measured + graph_bytes(config, model, dtype, packing, device)
     return step_bytes(config, model, dtype, packing, device)
 
 

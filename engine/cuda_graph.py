@@ -16,19 +16,33 @@ class GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         # One for all: libraries keep a workspace for each stream they have seen.
         self._side = torch.cuda.Stream()
+        # What a graph returned from their memory would stay there, as often as there are graphs.
+        self._output: Tensor | None = None
 
     def __call__(self, run: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:
-        """Run the function twice, the second time only to record it."""
+        """Run the function twice, the second time only to record it.
+
+        Args:
+            run: returns [rows, columns], all functions the same columns, the first the most rows.
+        """
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
-            run()  # kernels are compiled and libraries take their workspace before the recording
+            # Kernels are compiled and libraries take their workspace before the recording.
+            output = run()
         torch.cuda.current_stream().wait_stream(self._side)
+        if output is not None and self._output is None:
+            self._output = torch.empty_like(output)
+        kept = None if output is None or self._output is None else self._output[: len(output)]
+        del output
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._side):
             output = run()
+            if kept is not None and output is not None:
+                kept.copy_(output)
+        del output
 
         def replay() -> Tensor | None:
             graph.replay()
-            return output
+            return kept
 
         return replay

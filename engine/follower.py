@@ -2,6 +2,7 @@
 
 from engine.build import build_runner
 from engine.config import EngineConfig
+from engine.model_runner import ModelRunner
 from engine.parallel import TensorParallel
 from engine.step_channel import StepChannel
 
@@ -12,6 +13,11 @@ def run_follower(config: EngineConfig, group: TensorParallel) -> None:
     A dead rank 0 or a failed step raises: a group lives and dies as one.
     """
     runner, _ = build_runner(config, group)
+    follow(runner, group)
+
+
+def follow(runner: ModelRunner, group: TensorParallel) -> None:
+    """Do so with a runner that is there."""
     channel = StepChannel(group)
     while (step := channel.receive()) is not None:
         runner.forward(step)

@@ -4,7 +4,7 @@ Plain arithmetic on `ModelConfig`: no file, no tensor, no device. Of the start i
 and the rules (engine/kv_cache.py); what the start counts or measures, this says beforehand:
 
 - weights: every matrix, bias and norm in the form it is kept in, of rank 0, which has the most.
-- step: see `step_bytes`.
+- step: see `step_bytes` and `graph_bytes`.
 - KV cache: what `cache_bytes` gives once the weights are loaded.
 """
 
@@ -48,7 +48,8 @@ def predict_memory(config: EngineConfig, model: ModelConfig, target: MemoryTarge
     size = config.tensor_parallel_size
     check_parallel_size(model, size)
     weights = weight_bytes(model, size, target.dtype, target.packing)
-    step = step_bytes(config, model, target.dtype, target.packing, target.device)
+    settings = (config, model, target.dtype, target.packing, target.device)
+    step = step_bytes(*settings) + graph_bytes(*settings)
     geometry = attention_geometry(model, size, target.dtype, config.block_size, num_blocks=1)
     block_bytes = geometry.block_bytes * model.num_layers
     free, total = target.free_bytes(size), target.total_bytes
@@ -116,7 +117,39 @@ def step_bytes(
 
     On CUDA, cuBLAS' workspace comes on top. The integers of a step are too small to count.
     """
-    size, num_tokens = config.tensor_parallel_size, config.max_num_batched_tokens
+    num_tokens = config.max_num_batched_tokens
+    num_rows = min(config.max_num_seqs, num_tokens)
+    logits = num_rows * _row_bytes(config, model, dtype)
+    in_layer = num_tokens * _token_bytes(config, model, dtype, packing)
+    workspace = _CUBLAS_WORKSPACE_BYTES if device.type == "cuda" else 0
+    return max(in_layer, logits + sampler_bytes(config, model)) + workspace
+
+
+def graph_bytes(
+    config: EngineConfig,
+    model: ModelConfig,
+    dtype: torch.dtype,
+    packing: Packing,
+    device: torch.device,
+) -> int:
+    """Return what decode graphs keep on rank 0 (engine/cuda_graph.py).
+
+    Their memory is theirs for good, so a step without a graph needs its own beside it: what the
+    largest one has at once, and the logits that they return.
+    """
+    if device.type != "cuda" or config.enforce_eager:
+        return 0
+    num_rows = min(config.max_num_seqs, config.max_num_batched_tokens)
+    row = _row_bytes(config, model, dtype)
+    returned = model.vocab_size * dtype.itemsize
+    return num_rows * (max(row, _token_bytes(config, model, dtype, packing)) + returned)
+
+
+def _token_bytes(
+    config: EngineConfig, model: ModelConfig, dtype: torch.dtype, packing: Packing
+) -> int:
+    """Return what lives at once for each token inside a layer."""
+    size = config.tensor_parallel_size
     num_kv_heads, group_size = local_heads(model, size)
     hidden, ffn = model.hidden_size, model.intermediate_size // size
     attended = num_kv_heads * group_size * model.head_dim
@@ -125,15 +158,16 @@ def step_bytes(
     # The compiled kernels activate as they multiply, so gate and up are never written.
     both = ffn + hidden if packing.is_native else max(3 * ffn, ffn + hidden)
     layer_width = max(attention_width, 3 * hidden + both)
-    rotation_bytes = num_tokens * model.head_dim * _FLOAT_BYTES  # complex64 for each pair
-    in_layer = num_tokens * layer_width * dtype.itemsize + rotation_bytes
+    # The rotation has a complex64 for each pair.
+    return layer_width * dtype.itemsize + model.head_dim * _FLOAT_BYTES
 
-    num_rows = min(config.max_num_seqs, num_tokens)
+
+def _row_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Return what lives at once for each row of logits."""
+    size = config.tensor_parallel_size
     vocab_share = -(-model.vocab_size // size)
-    row_width = vocab_share if size == 1 else vocab_share + 2 * size * vocab_share
-    at_end = num_rows * row_width * dtype.itemsize + sampler_bytes(config, model)
-    workspace = _CUBLAS_WORKSPACE_BYTES if device.type == "cuda" else 0
-    return max(in_layer, at_end) + workspace
+    width = vocab_share if size == 1 else vocab_share + 2 * size * vocab_share
+    return width * dtype.itemsize
 
 
 def sampler_bytes(config: EngineConfig, model: ModelConfig) -> int:

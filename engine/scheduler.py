@@ -15,7 +15,7 @@ Why nobody starves, within one priority class:
 
 from collections.abc import Sequence
 
-from engine.batch import Batch, SampledToken, ScheduledRequest
+from engine.batch import Batch, SampledToken
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.config import EngineConfig
@@ -24,6 +24,7 @@ from engine.output_length import OutputLengths
 from engine.preemption import Preemption
 from engine.request import Request, RequestStatus
 from engine.room import Room
+from engine.running_requests import RunningRequests
 from engine.step_budget import StepBudget
 from engine.step_plan import StepPlan
 from engine.step_time import StepTimeFit
@@ -58,11 +59,7 @@ class Scheduler:
         # A step always has room for a token of each.
         self._max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
         self._waiting = WaitingQueue()
-        self._prefilling: dict[Request, None] = {}
-        # Each with its entry in a batch, which is the same every step and so made once.
-        self._decoding: dict[Request, ScheduledRequest] = {}
-        # Their last token is on its way.
-        self._ending: dict[Request, None] = {}
+        self._running = RunningRequests()
         self._next_arrival = 0
 
     @property
@@ -73,18 +70,17 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Requests that hold blocks."""
-        return len(self._prefilling) + len(self._decoding) + len(self._ending)
+        return len(self._running)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute something, or one is on its way."""
-        return bool(self._decoding or self._prefilling or self._waiting or self._ending)
+        return bool(self._running or self._waiting)
 
     @property
     def num_queued_prefill_tokens(self) -> int:
         """Known tokens not computed yet, of waiting and prefilling requests."""
-        gaps = (r.num_tokens - r.num_computed_tokens for r in self._prefilling)
-        return self._waiting.num_tokens + sum(gaps)
+        return self._waiting.num_tokens + self._running.num_queued_tokens
 
     def add(self, request: Request, now: float = 0.0) -> None:
         """Queue a request. The whole of it, `max_tokens` included, must fit the pool."""
@@ -99,7 +95,7 @@ class Scheduler:
         if request.status is RequestStatus.WAITING:
             self._waiting.remove(request)
         else:
-            self._stop_running(request)
+            self._running.remove(request)
         self._finish(request, reason)
 
     def schedule(self) -> Batch:
@@ -120,17 +116,7 @@ class Scheduler:
 
     def submitted(self, batch: Batch) -> None:
         """Note that a batch is on its way; to be called before anything else is scheduled."""
-        for scheduled, start in zip(batch.requests, batch.starts, strict=True):
-            scheduled.request.num_computed_tokens = start + scheduled.num_scheduled_tokens
-        for i in batch.wanting:
-            request = batch.requests[i].request
-            request.expect()
-            if request.num_output_tokens >= request.max_tokens:
-                self._stop_running(request)
-                self._ending[request] = None
-            elif request in self._prefilling:
-                del self._prefilling[request]
-                self._decoding[request] = ScheduledRequest(request, 1)
+        self._running.advance(batch)
         self._register_blocks(batch)
 
     def update(
@@ -147,7 +133,7 @@ class Scheduler:
             outputs.append(output)
             if output.finish_reason is not None:
                 self._tables.register(request)
-                self._stop_running(request)
+                self._running.remove(request)
                 self._finish(request, output.finish_reason)
         self._register_blocks(batch)
         self.num_generated_tokens += len(outputs)
@@ -161,18 +147,13 @@ class Scheduler:
                 self._tables.register(request)
 
     def _plan(self, *, is_ahead: bool) -> StepPlan:
-        plan = StepPlan(
-            self._tables,
-            self._pool,
-            self._step_time,
-            self._max_num_batched_tokens,
-            is_ahead=is_ahead,
-        )
+        limit = self._max_num_batched_tokens
+        plan = StepPlan(self._tables, self._pool, self._step_time, limit, is_ahead=is_ahead)
         if self._pool.host is not None:
             compute_s = self._step_time.prefill_s(self._pool.block_size)
             self._pool.host.set_price(self._step_time.move_s, compute_s)
         self._schedule_decodes(plan)
-        if self._prefilling or self._waiting:
+        if self._running.prefilling or self._waiting:
             self._schedule_prefills(plan)
         return plan
 
@@ -180,13 +161,13 @@ class Scheduler:
         block_size = self._pool.block_size
         growing = [
             request
-            for request in self._decoding
+            for request in self._running.decoding
             if request.num_computed_tokens == len(request.block_ids) * block_size
         ]
         if len(growing) <= self._pool.num_usable_blocks:
             for request in growing:
                 self._tables.grow(request, request.num_tokens)
-            plan.decodes = list(self._decoding.values())
+            plan.decodes = list(self._running.decoding.values())
         elif plan.is_ahead:
             plan.must_wait = True
         else:
@@ -197,23 +178,23 @@ class Scheduler:
 
         One that finds no block sits the step out and keeps what it has.
         """
-        for request in sorted(self._decoding, key=lambda r: r.rank):
+        for request in sorted(self._running.decoding, key=lambda r: r.rank):
             if request.status is not RequestStatus.RUNNING:
                 continue  # preempted just now
             if self._tables.num_lacking(request, request.num_tokens):
                 if not self._make_room(request):
                     continue
                 self._tables.grow(request, request.num_tokens)
-            plan.decodes.append(self._decoding[request])
+            plan.decodes.append(self._running.decoding[request])
 
     def _schedule_prefills(self, plan: StepPlan) -> None:
-        num_prefills = len(self._prefilling) + len(self._waiting)
+        num_prefills = len(self._running.prefilling) + len(self._waiting)
         plan.prefill_s_left = self._budget.prefill_s(plan.decode_work(), num_prefills)
-        for request in self._prefilling:
+        for request in self._running.prefilling:
             self._set_due(request, request.num_computed_tokens)
-        candidates = [*self._prefilling, *self._waiting.first(_MAX_CANDIDATES)]
+        candidates = [*self._running.prefilling, *self._waiting.first(_MAX_CANDIDATES)]
         candidates.sort(key=lambda request: request.place)
-        self._room.look(self._running())
+        self._room.look(list(self._running))
         overtaken: list[Request] = []
         for request in candidates:
             if not plan.takes_prefill:
@@ -245,19 +226,18 @@ class Scheduler:
                 self._preempt(victim, plan)
         self._waiting.remove(request)
         self._tables.start(request, prefix)
-        self._prefilling[request] = None
-        request.status = RequestStatus.RUNNING
+        self._running.start(request)
         if not request.num_preemptions:
             self._count_admission(request)
         for other in overtaken:
             other.num_overtakes += 1
-        room.look(self._running())
+        room.look(list(self._running))
         return True
 
     def _make_room(self, request: Request) -> bool:
         """Preempt others until a block can be had; False if none can."""
         while not self._pool.num_usable_blocks:
-            victim = self._preemption.victim(request, self._running())
+            victim = self._preemption.victim(request, list(self._running))
             if victim is None:
                 return False
             self._preempt(victim)
@@ -265,12 +245,12 @@ class Scheduler:
 
     def _free_the_first(self, plan: StepPlan) -> None:
         """Nobody can go on: all hold blocks and want more. Give the first by rank what it needs."""
-        request = min(self._running(), key=lambda r: r.rank)
+        request = min(self._running, key=lambda r: r.rank)
         has_room = self._make_room(request)
         assert has_room, "the only request has no room, and was admitted"
-        if request in self._decoding:
+        if request in self._running.decoding:
             self._tables.grow(request, request.num_tokens)
-            plan.decodes.append(self._decoding[request])
+            plan.decodes.append(self._running.decoding[request])
         else:
             plan.add_chunk(request)
 
@@ -280,7 +260,7 @@ class Scheduler:
         self.num_preemptions += 1
         self.num_lost_tokens += self._preemption.num_lost_tokens(victim)
         victim.num_preemptions += 1
-        self._stop_running(victim)
+        self._running.remove(victim)
         self._tables.release(victim, keep=True)
         victim.status = RequestStatus.WAITING
         self._enqueue(victim)
@@ -300,14 +280,6 @@ class Scheduler:
     @property
     def _has_seat(self) -> bool:
         return self.num_running < self._max_num_seqs
-
-    def _running(self) -> list[Request]:
-        return [*self._decoding, *self._prefilling, *self._ending]
-
-    def _stop_running(self, request: Request) -> None:
-        for stage in (self._decoding, self._prefilling, self._ending):
-            if request in stage:
-                del stage[request]
 
     def _count_admission(self, request: Request) -> None:
         request.num_cached_tokens = request.num_computed_tokens

@@ -120,7 +120,7 @@ class BatchScheduler(ReservingScheduler):
             self._admit(request, [], plan)
         self._is_forming = False
         # The batch holds its slots beside its requests, and longer than some of them.
-        self._held = [block_id for r in self._prefilling for block_id in r.block_ids]
+        self._held = [block_id for r in self._running.prefilling for block_id in r.block_ids]
         self._pool.share(self._held)
 
     def _admit(self, request: Request, overtaken: list[Request], plan: StepPlan) -> bool:

@@ -140,8 +140,8 @@ class CheckedCore:
     def check_queue(self) -> None:
         """The tokens that wait for computation are counted, and what is announced is to come."""
         scheduler = self.core._scheduler
-        gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._prefilling]
-        assert all(r.num_tokens - r.num_computed_tokens == 1 for r in scheduler._decoding)
+        gaps = [r.num_tokens - r.num_computed_tokens for r in scheduler._running.prefilling]
+        assert all(r.num_tokens - r.num_computed_tokens == 1 for r in scheduler._running.decoding)
         known = sum(r.num_tokens for r in scheduler._waiting) + sum(gaps)
         assert self.core.snapshot().num_queued_prefill_tokens == known
         for block_hash, maker in scheduler._tables._coming.items():
@@ -153,7 +153,7 @@ class CheckedCore:
         """Each block is held by exactly those in whose tables it stands."""
         holders: Counter[int] = Counter()
         # One that was let in by a plan that had to wait is in no batch yet.
-        self._requests.update(self.core._scheduler._running())
+        self._requests.update(self.core._scheduler._running)
         for request in self._requests:
             assert len(set(request.block_ids)) == len(request.block_ids)
             assert request.status is RequestStatus.RUNNING or not request.block_ids

@@ -2,20 +2,30 @@
 
 import json
 import multiprocessing
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-from engine.build import build_engine
+from engine.build import build_core
 from engine.config import EngineConfig
+from engine.core import EngineCore
 from engine.device import choose_device
 from engine.follower import run_follower
 from engine.parallel import TensorParallel
 from tests.engine.generation import generate
 
 _JOIN_TIMEOUT_S = 120
+Build = Callable[[EngineConfig, TensorParallel], EngineCore]
+Follow = Callable[[EngineConfig, TensorParallel], None]
 
 
 def generate_in_parallel(
-    folder: Path, configs: list[EngineConfig], prompts: list[list[int]], num_tokens: int
+    folder: Path,
+    configs: list[EngineConfig],
+    prompts: list[list[int]],
+    num_tokens: int,
+    build: Build = build_core,
+    follow: Follow = run_follower,
 ) -> list[list[list[int]]]:
     """Return each engine's greedy tokens; one set of processes runs the engines in turn.
 
@@ -24,11 +34,15 @@ def generate_in_parallel(
         configs: all with the same tensor parallel size.
         prompts: token ids.
         num_tokens: to generate for each.
+        build: makes rank 0's engine.
+        follow: what the other ranks do.
     """
     context = multiprocessing.get_context("spawn")
     size = configs[0].tensor_parallel_size
     ranks = [
-        context.Process(target=_run_rank, args=(rank, folder, configs, prompts, num_tokens))
+        context.Process(
+            target=_run_rank, args=(rank, folder, configs, prompts, num_tokens, build, follow)
+        )
         for rank in range(size)
     ]
     for process in ranks:
@@ -46,17 +60,25 @@ def generate_in_parallel(
 
 
 def _run_rank(
-    rank: int, folder: Path, configs: list[EngineConfig], prompts: list[list[int]], num_tokens: int
+    rank: int,
+    folder: Path,
+    configs: list[EngineConfig],
+    prompts: list[list[int]],
+    num_tokens: int,
+    build: Build,
+    follow: Follow,
 ) -> None:
     results = []
+    if configs[0].device == "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(rank)  # as Ray does
     for i, config in enumerate(configs):
         meeting_point = f"file://{folder}/meeting-point-{i}"
         size = config.tensor_parallel_size
         group = TensorParallel.join(rank, size, meeting_point, choose_device(config))
         if rank > 0:
-            run_follower(config, group)
+            follow(config, group)
             continue
-        core = build_engine(config, group).core
+        core = build(config, group)
         results.append(generate(core, prompts, num_tokens))
         core.shutdown()
     if rank == 0:

@@ -7,46 +7,60 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.build import build_core, build_runner
+from engine.build import BuildReport, build_core, build_runner
 from engine.config import EngineConfig
 from engine.core import EngineCore
+from engine.follower import follow, run_follower
 from engine.gpu_sampler import GpuSampler
 from engine.input_batch import InputBatch
 from engine.model_executor import ModelExecutor
+from engine.model_runner import ModelRunner
 from engine.parallel import TensorParallel
 from kernels import ops
 from kernels.gpu.attention_planner import GpuAttentionPlanner
 from kernels.layout import AttentionGeometry
 
 
-def build(config: EngineConfig) -> EngineCore:
+def build(config: EngineConfig, group: TensorParallel | None = None) -> EngineCore:
     """Build it for the device that the config names; decodes run by graphs unless told not to."""
-    group = TensorParallel.single()
+    group = group or TensorParallel.single()
     if config.device == "cuda":
         return build_core(config, group)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "attention_planner", _gpu_planner)
-        runner, built = build_runner(config, group)
-        max_model_len = built.memory.max_model_len
-        if not config.enforce_eager:
-            runner.record_graphs(
-                _record,
-                max_num_seqs=config.max_num_seqs,
-                max_blocks=-(-max_model_len // config.block_size),
-            )
+    runner, built = _build_runner(config, group)
     input_batch = InputBatch(
         max_num_seqs=config.max_num_seqs,
-        max_model_len=max_model_len,
+        max_model_len=built.memory.max_model_len,
         block_size=config.block_size,
     )
     sampler = GpuSampler(built.model.vocab_size, torch.device("cpu"))
     return EngineCore(
         config,
         ModelExecutor(runner, input_batch, sampler, group),
-        max_model_len=max_model_len,
+        max_model_len=built.memory.max_model_len,
         eos_token_ids=built.model.eos_token_ids,
         vocab_size=built.model.vocab_size,
     )
+
+
+def run_gpu_follower(config: EngineConfig, group: TensorParallel) -> None:
+    """Do what `engine.follower.run_follower` does, on the same device."""
+    if config.device == "cuda":
+        run_follower(config, group)
+    else:
+        follow(_build_runner(config, group)[0], group)
+
+
+def _build_runner(config: EngineConfig, group: TensorParallel) -> tuple[ModelRunner, BuildReport]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "attention_planner", _gpu_planner)
+        runner, built = build_runner(config, group)
+        if not config.enforce_eager:
+            runner.record_graphs(
+                _record,
+                max_num_seqs=config.max_num_seqs,
+                max_blocks=-(-built.memory.max_model_len // config.block_size),
+            )
+    return runner, built
 
 
 def small_config(folder: Path, device: torch.device, **changes: object) -> EngineConfig:

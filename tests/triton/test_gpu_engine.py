@@ -16,8 +16,9 @@ from engine.parallel import TensorParallel
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 from tests.engine.greedy_reference import GreedyReference
+from tests.engine.tp_ranks import generate_in_parallel
 from tests.oracle import make_checkpoint
-from tests.triton.gpu_engine import build, small_config
+from tests.triton.gpu_engine import build, run_gpu_follower, small_config
 
 PROMPTS = [[5, 9, 2], [7, 7, 7, 1, 30, 22, 100], [64]]
 
@@ -108,6 +109,20 @@ def test_asks_that_look_at_the_text_are_met_ahead_as_on_cpu(
             assert [value for _, value in own.top] == pytest.approx(
                 [value for _, value in other.top], abs=1e-4
             )
+
+
+@pytest.mark.slow
+def test_two_ranks_go_ahead_with_the_tokens_that_the_first_draws(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama", num_hidden_layers=1)
+    if torch.cuda.is_available() and torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices, or none")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = small_config(folder, device, tensor_parallel_size=2)
+    [outputs] = generate_in_parallel(tmp_path, [config], PROMPTS, 5, build, run_gpu_follower)
+    reference = GreedyReference(folder)
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        assert len(output) == 5
+        reference.num_equal(prompt, output)
 
 
 def _outputs_of(core: EngineCore, asks: list[SamplingParams]) -> list[list[TokenOutput]]:
