@@ -75,9 +75,13 @@ class Worker:
         self._ended.wait()
         raise RuntimeError(f"rank {self._rank} ended: {self._failure!r}") from self._failure
 
-    def ping(self) -> int:
-        """Answer with the process id: the process is neither stopped nor stuck in C code."""
-        return os.getpid()
+    def ping(self) -> float:
+        """Answer, which a process that is stopped or stuck in C code does not.
+
+        Returns the seconds since the last progress; 0 without work, and on ranks other than 0: no
+        step of theirs ends without them, so a collective that hangs shows there.
+        """
+        return 0.0 if self._leader is None else self._leader.snapshot().step_age_s
 
     def snapshot(self) -> EngineSnapshot:
         """Newest snapshot of the engine (rank 0)."""

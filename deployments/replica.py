@@ -18,14 +18,11 @@ from cluster.messages import WireError
 from cluster.token_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
 from deployments.args import AppArgs
-from engine.errors import PageRayError, ReplicaLost
+from engine.errors import PageRayError
 from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")
 
-PROGRESS_LIMIT_S = 20.0
-"""A step that takes longer is hung. /health says so much earlier, but a group is not killed for a
-long prompt on a busy machine; a stopped process is noticed by its pings."""
 SNAPSHOT_TIMEOUT_S = 3.0
 
 
@@ -89,13 +86,8 @@ class Replica:
         }
 
     async def check_health(self) -> None:
-        """Raise when the engine has work and makes no step (Serve hook)."""
-        snapshot = await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
-        if snapshot.step_age_s > PROGRESS_LIMIT_S:
-            raise ReplicaLost(
-                f"the engine has work but made no step for {snapshot.step_age_s:.1f} s.",
-                "Its group is being rebuilt; see the log of rank 0 for the hung step.",
-            )
+        """Raise when rank 0 does not answer (Serve hook); `_die_with_group` watches the rest."""
+        await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
 
     async def _die_with_group(self) -> None:
         reason = await self._group.wait_lost()

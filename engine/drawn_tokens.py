@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.batch import SampledToken
 from engine.logprob_report import LogprobReport
 from engine.request import Request
-from engine.transfer import to_host
+from kernels.transfer import to_host
 
 
 class DrawnTokens(Protocol):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.request import Request
-from engine.transfer import to_device
+from kernels.transfer import to_device
 
 _NO_ENTRIES = np.zeros(0, dtype=np.int64)
 _INITIAL_CAPACITY = 64

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engine.output import TokenLogprob
 from engine.request import Request
-from engine.transfer import to_device, to_host
+from kernels.transfer import to_device, to_host
 
 
 class LogprobReport:

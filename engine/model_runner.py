@@ -107,8 +107,8 @@ class ModelRunner:
     def forward(self, step: StepInput) -> Tensor | None:
         """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
         self._threads.place()
-        self._copier.apply(step.moves)
         if self._graphs is not None and self._graphs.takes(step):
+            self._copier.apply(step.moves)
             logits, self._drawn_rows = self._graphs.forward(step)
             return logits
         plan = self._planner.plan(step.layout)
@@ -123,7 +123,7 @@ class ModelRunner:
         return self._decoder.forward(
             token_ids,
             self._rotations[positions],
-            self._kv_caches,
+            self._copier.caches(step.moves),
             plan,
             None if _are_all(step.logits_rows, len(step.token_ids)) else logits_rows,
         )

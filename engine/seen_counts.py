@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from engine.request import Request
-from engine.transfer import to_device
 from kernels.sampling_rows import SeenTokens
+from kernels.transfer import to_device
 
 _BITS = 32
 

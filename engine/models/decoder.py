@@ -1,5 +1,6 @@
 """The decoder of every supported architecture: the order of its operations."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class Decoder:
         self,
         token_ids: Tensor,
         rotation: Tensor,
-        kv_caches: list[Tensor],
+        kv_caches: Iterable[Tensor],
         plan: AttentionPlan,
         logits_rows: Tensor | None,
     ) -> Tensor | None:
@@ -51,7 +52,8 @@ class Decoder:
 
         token_ids    [tokens] int32 or int64
         rotation     [tokens, head_dim / 2] complex64, the rotation of each token's position
-        kv_caches    one for each layer; they get the tokens' keys and values
+        kv_caches    one for each layer, taken when its turn comes; they get the tokens' keys and
+                     values
         logits_rows  [rows] int64: tokens whose next token is wanted; None: all
         Returns logits [rows, vocab] on rank 0; None elsewhere and when no row is wanted.
         """

@@ -6,12 +6,14 @@ way. Moves are made at the same time, so none may touch what another one writes.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.block_planes import BlockPlanes
+from kernels.transfer import to_device
 
 _BLOCK = 1024
 _WORD_BYTES = 4
@@ -46,7 +48,7 @@ def copy_blocks(
     assert not rest
     if not moves:
         return
-    pairs = torch.tensor(moves, dtype=torch.int32, device=sources.addresses.device)
+    pairs = to_device(np.array(moves, dtype=np.int32), sources.addresses.device)
     grid = (len(moves), len(sources.addresses), triton.cdiv(num_words, _BLOCK))
     _copy_kernel[grid](
         sources.addresses, targets.addresses, pairs, num_words, BLOCK=_BLOCK, num_warps=4
