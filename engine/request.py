@@ -61,6 +61,7 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     """On the engine's clock."""
+    num_prompt_tokens: int = field(init=False)
     siblings: list["Request"] = field(default_factory=list)
     """All choices of the same GenerateRequest, this one included; empty where n is 1."""
     status: RequestStatus = RequestStatus.WAITING
@@ -90,6 +91,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Start from the prompt."""
+        self.num_prompt_tokens = len(self.prompt_token_ids)
         if not self.token_ids:
             self.token_ids = list(self.prompt_token_ids)
 
@@ -104,11 +106,6 @@ class Request:
         return self.priority, self.due_s, self.arrival
 
     @property
-    def num_prompt_tokens(self) -> int:
-        """Length of the prompt in tokens."""
-        return len(self.prompt_token_ids)
-
-    @property
     def num_tokens(self) -> int:
         """Prompt and output tokens so far, those unknown included."""
         return len(self.token_ids)
@@ -121,7 +118,7 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         """Tokens drawn so far."""
-        return len(self.token_ids) - len(self.prompt_token_ids)
+        return len(self.token_ids) - self.num_prompt_tokens
 
     def expect(self) -> None:
         """Note that a token was drawn."""
@@ -130,12 +127,13 @@ class Request:
 
     def learn(self, token_id: int) -> FinishReason | None:
         """Take the first token that was unknown; return why the sequence has ended, if it has."""
-        assert self.num_unknown_tokens, "a token that nobody expects"
-        self.token_ids[-self.num_unknown_tokens] = token_id
+        place = self.num_known_tokens
+        assert place < len(self.token_ids), "a token that nobody expects"
+        self.token_ids[place] = token_id
         self.num_unknown_tokens -= 1
         if token_id in self.stop_token_ids:
             return FinishReason.STOP
-        if self.num_known_tokens - self.num_prompt_tokens >= self.max_tokens:
+        if place + 1 >= self.num_prompt_tokens + self.max_tokens:
             return FinishReason.LENGTH
         return None
 
