@@ -25,7 +25,8 @@ def join_group(config: EngineConfig, rank: int, init_method: str) -> TensorParal
     """Meet the other ranks, as rank `rank`, on the one device that Ray gave this process."""
     device = torch.device(config.device)
     if device.type == "cuda":
-        torch.cuda.set_device(0)
+        device = torch.device("cuda", 0)
+        torch.cuda.set_device(device)
     return TensorParallel.join(rank, config.tensor_parallel_size, init_method, device)
 
 

@@ -17,9 +17,9 @@ NO_LIMIT = 1_000_000
 
 def build(args: AppArgs) -> Application:
     """Frontends in front of replicas, each replica one tensor-parallel group."""
-    rank = {"CPU": 1.0, "GPU": 1.0} if args.device == "cuda" else {"CPU": 1.0}
     # Settled here once: a replica that starts later may see another cluster.
     args = args.model_copy(update={"device": args.device_kind()})
+    rank = {"CPU": 1.0, "GPU": 1.0} if args.device == "cuda" else {"CPU": 1.0}
     scales = args.replicas_min < args.replicas_max
     replicas = ReplicaDeployment.options(
         ray_actor_options={"num_cpus": SUPERVISOR_CPUS},

@@ -9,7 +9,7 @@ from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.kv_cache import attention_geometry
 from engine.latest_tokens import LatestTokens
-from engine.memory_prediction import graph_bytes, sampler_bytes, step_bytes
+from engine.memory_prediction import kept_bytes, sampler_bytes, step_bytes
 from engine.model_config import ModelConfig
 from engine.model_runner import ModelRunner
 from engine.models.decoder import Decoder
@@ -28,12 +28,12 @@ def activation_bytes(
 ) -> int:
     """Return it: measured on CUDA, where running out ends the engine; predicted on CPU.
 
-    What graphs will keep is predicted, as they are recorded in the memory that is left.
+    What is kept for all steps is predicted: it is taken of the memory that is left.
     """
     packing = decoder.layers[0].feed_forward.weights.down.packing
     if device.type == "cuda":
         measured = _measure(config, model, decoder, dtype, device)
-        return measured + graph_bytes(config, model, dtype, packing, device)
+        return measured + kept_bytes(config, model, dtype, packing, device)
     return step_bytes(config, model, dtype, packing, device)
 
 
@@ -95,7 +95,7 @@ def _measure(
     if logits is not None:
         # They stay while the sampler adds its own, which no step without requests can show.
         kept = torch.cuda.memory_allocated(device) - before
-        peak = max(peak, kept + sampler_bytes(config, model))
+        peak = max(peak, kept + sampler_bytes(config, model, device))
     del runner, logits
     torch.cuda.empty_cache()
     return peak

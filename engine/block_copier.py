@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.block_move import MoveKind
-from kernels.block_copy import block_planes, copy_blocks
+from kernels.block_copy import Moves, block_planes, copy_blocks
 from kernels.block_planes import BlockPlanes
 from kernels.layout import IntArray
+from kernels.pinned import reachable_empty
+from kernels.transfer import to_device
 
 _Run = tuple[int, list[tuple[int, int]]]
 """A kind of move, and source and target of those that may be made in any order."""
@@ -27,11 +30,7 @@ class BlockCopier:
         """
         device = kv_caches[0].device
         host_caches = [
-            torch.empty(
-                (2, num_host_blocks, *cache.shape[2:]),
-                dtype=cache.dtype,
-                pin_memory=cache.is_cuda and num_host_blocks > 0,
-            )
+            reachable_empty((2, num_host_blocks, *cache.shape[2:]), cache.dtype, device)
             for cache in kv_caches
         ]
         self._kv_caches = kv_caches
@@ -60,9 +59,13 @@ class BlockCopier:
             self.apply(moves)
             yield from self._kv_caches
             return
-        runs = list(_independent_runs(moves.tolist()))
         main = torch.cuda.current_stream()
         self._side.wait_stream(main)  # the steps before may use what is overwritten now
+        with torch.cuda.stream(self._side):
+            runs = [
+                (kind, to_device(np.array(pairs, dtype=np.int32), main.device))
+                for kind, pairs in _independent_runs(moves.tolist())
+            ]
         coming = (self._move_aside(layer, runs, self._side) for layer in self._layers)
         moved = next(coming)
         for cache in self._kv_caches:
@@ -71,7 +74,7 @@ class BlockCopier:
             yield cache
 
     def _move_aside(
-        self, layer: "_Tiers", runs: list[_Run], side: torch.cuda.Stream
+        self, layer: "_Tiers", runs: list[tuple[int, Tensor]], side: torch.cuda.Stream
     ) -> torch.cuda.Event:
         with torch.cuda.stream(side):
             layer.move(runs)
@@ -87,7 +90,7 @@ class _Tiers:
     cache: BlockPlanes
     host: BlockPlanes
 
-    def move(self, runs: Iterable[_Run]) -> None:
+    def move(self, runs: Iterable[tuple[int, Moves]]) -> None:
         for kind, pairs in runs:
             come_from = self.host if kind == MoveKind.RESTORE else self.cache
             go_to = self.host if kind == MoveKind.SAVE else self.cache

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from engine.activation_memory import activation_bytes, example_step
+from engine.block_move import MoveKind
 from engine.compute_threads import ComputeThreads
 from engine.config import EngineConfig
 from engine.core import EngineCore
@@ -138,12 +140,12 @@ def build_runner(
         runner = ModelRunner(
             decoder, geometry, rotations, latest, device, threads, memory.num_host_blocks
         )
+    max_blocks = -(-memory.max_model_len // config.block_size)
+    runner.reserve(config.max_num_seqs, max_blocks)
     if device.type == "cuda" and not config.enforce_eager:
         with clock.phase("record graphs"):
             runner.record_graphs(
-                GraphRecorder(),
-                max_num_seqs=config.max_num_seqs,
-                max_blocks=-(-memory.max_model_len // config.block_size),
+                GraphRecorder(), max_num_seqs=config.max_num_seqs, max_blocks=max_blocks
             )
     with clock.phase("warm up"), threads.placed():
         step_time = _warm_up(runner, config, memory)
@@ -206,7 +208,11 @@ def _warm_up(runner: ModelRunner, config: EngineConfig, memory: MemoryPlan) -> S
     for is_timed in (False, True):
         for query_lens in ([1], [num_tokens]):
             started = time.perf_counter()
-            logits = runner.forward(example_step(query_lens, config.block_size, num_rows=1))
+            step = example_step(query_lens, config.block_size, num_rows=1)
+            # A copy that changes nothing: the first real ones would wait for their kernel, and
+            # be taken for as slow as that for long.
+            moves = np.array([[MoveKind.COPY, 0, 0]] * (len(query_lens) > 1), dtype=np.int32)
+            logits = runner.forward(replace(step, moves=moves.reshape(-1, 3)))
             if logits is not None and logits.is_cuda:
                 torch.cuda.synchronize(logits.device)
             if is_timed:

@@ -21,7 +21,7 @@ from engine.request import GenerateRequest, Request
 from engine.scheduler import Scheduler
 from engine.snapshot import EngineSnapshot
 from engine.step_pipeline import StepPipeline
-from engine.step_time import StepTimeFit, work_of_chunks
+from engine.step_time import StepTimeFit, work_of
 
 _EPOCH_BYTES = 8
 _MIN_RETRY_AFTER_S = 1.0
@@ -135,14 +135,12 @@ class EngineCore:
             self._busy_since = None
             return StepOutput(expired, 0, 0)
         batch, tokens = self._pipeline.step(self._scheduler)
-        work = work_of_chunks([s.num_scheduled_tokens for s in batch.requests], batch.starts)
-        work.num_moves = len(batch.moves)
         outputs = self._scheduler.update(batch, tokens)
         for output in outputs:
             if output.finish_reason is not None:
                 self._forget(output)
         ended = self._clock()
-        self._step_time.observe(work, ended - started)
+        self._step_time.observe(work_of(batch), ended - started)
         self._num_steps += 1
         self._busy_since = ended if self.has_work else None
         return StepOutput(expired + outputs, batch.num_tokens, len(batch.requests))

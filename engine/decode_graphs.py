@@ -84,7 +84,6 @@ class DecodeGraphs:
         self._record = record
         self._graphs: dict[int, _Graph] = {}
         self.sizes = bucket_sizes(max_num_seqs)
-        planner.reserve(max_num_seqs, max_blocks)
         self._staging = StagingBuffer(rotations.device)
         fixed = [*_inputs(_IDLE, max_num_seqs), *planner.pad(_IDLE.layout, max_num_seqs)]
         # Room for what changes if every entry of every block table did.

@@ -9,24 +9,38 @@ _NUM_SWEEPS = 4
 
 
 class LinearFit:
-    """Fits target = sum of coefficient * feature to what was observed lately."""
+    """Fits target = sum of coefficient * feature to what was observed lately.
 
-    def __init__(self, num_features: int) -> None:
+    Some more features may have coefficients that are given, by whoever learns them elsewhere. What
+    was observed before counts by what is given now.
+    """
+
+    def __init__(self, num_features: int, num_given: int = 0) -> None:
         self.coefficients = [0.0] * num_features
+        self._given = [0.0] * num_given
+        self._given_products = [[0.0] * num_given for _ in range(num_features)]
         # Decayed normal equations: _products[i][j] sums x_i * x_j, _targets[i] sums x_i * y.
         self._products = [[0.0] * num_features for _ in range(num_features)]
         self._targets = [0.0] * num_features
 
     def predict(self, features: Sequence[float]) -> float:
         """Return the target that these features lead to."""
-        return sum(map(float.__mul__, self.coefficients, features))
+        return _dot(self.coefficients, features)
 
-    def observe(self, features: Sequence[float], target: float, weight: float) -> None:
+    def observe(
+        self,
+        features: Sequence[float],
+        target: float,
+        weight: float,
+        given_features: Sequence[float] = (),
+        given: Sequence[float] = (),
+    ) -> None:
         """Learn from one observation."""
+        self._given[:] = given
         for i, row in enumerate(self._products):
             feature = features[i] * weight
-            for j, other in enumerate(features):
-                row[j] = row[j] * _DECAY + feature * other
+            _add(row, feature, features)
+            _add(self._given_products[i], feature, given_features)
             self._targets[i] = self._targets[i] * _DECAY + feature * target
         for _ in range(_NUM_SWEEPS):
             self._sweep()
@@ -35,6 +49,7 @@ class LinearFit:
         """Take back all that was learned of one feature."""
         self.coefficients[index] = self._targets[index] = 0.0
         self._products[index] = [0.0] * len(self._products)
+        self._given_products[index] = [0.0] * len(self._given)
         for row in self._products:
             row[index] = 0.0
 
@@ -42,5 +57,15 @@ class LinearFit:
         """Minimise along each coefficient in turn (coordinate descent), kept at zero or above."""
         for i, row in enumerate(self._products):
             if row[i] > 0:
-                gap = (self._targets[i] - sum(map(float.__mul__, row, self.coefficients))) / row[i]
+                left = self._targets[i] - _dot(self._given_products[i], self._given)
+                gap = (left - _dot(row, self.coefficients)) / row[i]
                 self.coefficients[i] = max(0.0, self.coefficients[i] + gap)
+
+
+def _add(row: list[float], feature: float, others: Sequence[float]) -> None:
+    for j, other in enumerate(others):
+        row[j] = row[j] * _DECAY + feature * other
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return sum(map(float.__mul__, left, right))

@@ -4,7 +4,7 @@ Plain arithmetic on `ModelConfig`: no file, no tensor, no device. Of the start i
 and the rules (engine/kv_cache.py); what the start counts or measures, this says beforehand:
 
 - weights: every matrix, bias and norm in the form it is kept in, of rank 0, which has the most.
-- step: see `step_bytes` and `graph_bytes`.
+- step: see `step_bytes` and `kept_bytes`.
 - KV cache: what `cache_bytes` gives once the weights are loaded.
 """
 
@@ -49,7 +49,7 @@ def predict_memory(config: EngineConfig, model: ModelConfig, target: MemoryTarge
     check_parallel_size(model, size)
     weights = weight_bytes(model, size, target.dtype, target.packing)
     settings = (config, model, target.dtype, target.packing, target.device)
-    step = step_bytes(*settings) + graph_bytes(*settings)
+    step = step_bytes(*settings) + kept_bytes(*settings)
     geometry = attention_geometry(model, size, target.dtype, config.block_size, num_blocks=1)
     block_bytes = geometry.block_bytes * model.num_layers
     free, total = target.free_bytes(size), target.total_bytes
@@ -122,27 +122,31 @@ def step_bytes(
     logits = num_rows * _row_bytes(config, model, dtype)
     in_layer = num_tokens * _token_bytes(config, model, dtype, packing)
     workspace = _CUBLAS_WORKSPACE_BYTES if device.type == "cuda" else 0
-    return max(in_layer, logits + sampler_bytes(config, model)) + workspace
+    return max(in_layer, logits + sampler_bytes(config, model, device)) + workspace
 
 
-def graph_bytes(
+def kept_bytes(
     config: EngineConfig,
     model: ModelConfig,
     dtype: torch.dtype,
     packing: Packing,
     device: torch.device,
 ) -> int:
-    """Return what decode graphs keep on rank 0 (engine/cuda_graph.py).
+    """Return what rank 0 keeps on a GPU for all steps: rotations and decode graphs.
 
-    Their memory is theirs for good, so a step without a graph needs its own beside it: what the
-    largest one has at once, and the logits that they return.
+    The memory of graphs (engine/cuda_graph.py) is theirs for good, so a step without one needs its
+    own beside it: what the largest one has at once, and the logits that they return.
     """
-    if device.type != "cuda" or config.enforce_eager:
+    if device.type != "cuda":
         return 0
+    rotations = (config.max_model_len or model.max_position) * model.head_dim * _FLOAT_BYTES
+    if config.enforce_eager:
+        return rotations
     num_rows = min(config.max_num_seqs, config.max_num_batched_tokens)
     row = _row_bytes(config, model, dtype)
     returned = model.vocab_size * dtype.itemsize
-    return num_rows * (max(row, _token_bytes(config, model, dtype, packing)) + returned)
+    at_once = max(row, _token_bytes(config, model, dtype, packing))
+    return rotations + num_rows * (at_once + returned)
 
 
 def _token_bytes(
@@ -170,14 +174,17 @@ def _row_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> 
     return width * dtype.itemsize
 
 
-def sampler_bytes(config: EngineConfig, model: ModelConfig) -> int:
-    """Return what sampling needs beside the logits: their float32 copy and one more of its size.
+def sampler_bytes(config: EngineConfig, model: ModelConfig, device: torch.device) -> int:
+    """Return what sampling needs beside the logits, in tables of their size in float32.
 
-    The second is made where the rows are a mixture, or the vocabulary does not divide into the
-    sampler's segments.
+    On CPU one is their copy, another is made where the rows are a mixture, or the vocabulary does
+    not divide into the sampler's segments. On a GPU two are counts of tokens for penalties, of the
+    rows before and of those now, one is the copy that bias changes, and two more are there while
+    log probabilities are reported.
     """
     num_rows = min(config.max_num_seqs, config.max_num_batched_tokens)
-    return 2 * num_rows * model.vocab_size * _FLOAT_BYTES
+    num_tables = 5 if device.type == "cuda" else 2
+    return num_tables * num_rows * model.vocab_size * _FLOAT_BYTES
 
 
 def _check_room(weights: int, step: int, cache: int, block: int, usable: int) -> None:

@@ -60,9 +60,10 @@ class ModelExecutor:
         self._channel.send(step)
         logits = self._runner.forward(step)
         drawn = self._sampler.draw(logits, [batch.requests[i].request for i in batch.wanting])
-        if drawn.on_device is not None:
+        can_be_followed = drawn.on_device is not None and self._runner.leaves_tokens
+        if can_be_followed:
             self._runner.keep_tokens(drawn.on_device)
-        return _Submitted(len(batch.requests), batch.wanting, drawn)
+        return _Submitted(len(batch.requests), batch.wanting, drawn, can_be_followed)
 
     def shutdown(self) -> None:
         """Send the other ranks home and leave the group."""
@@ -77,10 +78,7 @@ class _Submitted:
     wanting: list[int]
     """The sequence of each row that was drawn for"""
     drawn: DrawnTokens
-
-    @property
-    def can_be_followed(self) -> bool:
-        return self.drawn.on_device is not None
+    can_be_followed: bool
 
     def tokens(self) -> Sequence[SampledToken | None]:
         tokens: list[SampledToken | None] = [None] * self.num_seqs

@@ -60,6 +60,15 @@ class ModelRunner:
         self.num_blocks = geometry.num_blocks
         self.num_host_blocks = num_host_blocks
 
+    def reserve(self, max_num_seqs: int, max_blocks: int) -> None:
+        """Make room for the block tables of all steps to come.
+
+        Growing with the sequences they would move, and for each of their widths kernels would be
+        compiled anew while requests wait.
+        """
+        if isinstance(self._planner, PaddingPlanner):
+            self._planner.reserve(max_num_seqs, max_blocks)
+
     @torch.inference_mode()
     def record_graphs(self, record: Record, *, max_num_seqs: int, max_blocks: int) -> None:
         """Run steps of decodes by graphs from now on, if the device has the kernels for it.
@@ -107,6 +116,8 @@ class ModelRunner:
     def forward(self, step: StepInput) -> Tensor | None:
         """Compute a step: logits [num_rows, vocab] on rank 0; None elsewhere or for no row."""
         self._threads.place()
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # of this thread: kernels are launched on it
         if self._graphs is not None and self._graphs.takes(step):
             self._copier.apply(step.moves)
             logits, self._drawn_rows = self._graphs.forward(step)

@@ -19,6 +19,8 @@ _BITS = 32
 class SeenCounts:
     """The counts of fixed rows, one request a row, with and without penalties."""
 
+    rows: SeenTokens
+
     def __init__(
         self,
         requests: Sequence[Request],
@@ -37,18 +39,23 @@ class SeenCounts:
         self._penalised = {
             request: row for row, request in enumerate(requests) if request.params.has_penalties
         }
-        params = [request.params for request in requests]
-        penalties = np.array(
-            [[getattr(p, f"{kind}_penalty") for p in params] for kind in _KINDS], dtype=np.float32
-        )
-        repetition, presence, frequency = to_device(penalties, device)
-        num_words = -(-vocab_size // _BITS)
-        shape = len(requests), num_words
-        in_prompt = torch.zeros(shape, dtype=torch.int32, device=device)
-        counts = torch.zeros((len(requests), vocab_size), dtype=torch.int32, device=device)
-        self.rows = SeenTokens(repetition, presence, frequency, in_prompt, counts)
         known = before._penalised if before is not None else {}
-        self._take_over(before, [r for r in self._penalised if r in known])
+        places = [known.get(r, -1) if r.params.has_penalties else -1 for r in requests]
+        shapes = (len(requests), -(-vocab_size // _BITS)), (len(requests), vocab_size)
+        if before is None or max(places) < 0:
+            in_prompt, counts = (
+                torch.zeros(shape, dtype=torch.int32, device=device) for shape in shapes
+            )
+        else:
+            old = to_device(np.array(places, dtype=np.int64), device)
+            is_new = (old < 0)[:, None]
+            in_prompt, counts = (
+                # One copy and no more: the counts may be the largest thing beside the weights.
+                table.index_select(0, old.clamp(min=0)).masked_fill_(is_new, 0)
+                for table in (before.rows.in_prompt, before.rows.output_counts)
+            )
+        repetition, presence, frequency = _penalties(requests, device)
+        self.rows = SeenTokens(repetition, presence, frequency, in_prompt, counts)
         self._count([r for r in self._penalised if r not in known])
 
     def add(self, token_ids: Tensor) -> None:
@@ -56,15 +63,6 @@ class SeenCounts:
         column = token_ids.long().clamp(min=0)[:, None]
         ones = torch.ones_like(column, dtype=torch.int32)
         self.rows.output_counts.scatter_add_(1, column, ones)
-
-    def _take_over(self, before: "SeenCounts | None", requests: list[Request]) -> None:
-        if before is None or not requests:
-            return
-        places = [[before._penalised[r] for r in requests], [self._penalised[r] for r in requests]]
-        device = self.rows.in_prompt.device
-        old, new = to_device(np.array(places, dtype=np.int64), device)
-        self.rows.in_prompt.index_copy_(0, new, before.rows.in_prompt[old])
-        self.rows.output_counts.index_copy_(0, new, before.rows.output_counts[old])
 
     def _count(self, requests: list[Request]) -> None:
         """Count what the host knows of requests, which is all that they have."""
@@ -83,4 +81,12 @@ class SeenCounts:
                 self.rows.output_counts[row, columns] = to_device(times.astype(np.int32), device)
 
 
-_KINDS = ("repetition", "presence", "frequency")
+def _penalties(requests: Sequence[Request], device: torch.device) -> list[Tensor]:
+    """Return the repetition, presence and frequency penalty of each row, [num_rows] float32."""
+    params = [request.params for request in requests]
+    # Rows that begin at 16 bytes: of others the kernel would be compiled anew, while they wait.
+    penalties = np.zeros((3, -(-len(params) // 4) * 4), dtype=np.float32)
+    penalties[0, : len(params)] = [p.repetition_penalty for p in params]
+    penalties[1, : len(params)] = [p.presence_penalty for p in params]
+    penalties[2, : len(params)] = [p.frequency_penalty for p in params]
+    return [row[: len(params)] for row in to_device(penalties, device)]

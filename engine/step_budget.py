@@ -50,7 +50,8 @@ class StepBudget:
         self._num_mixed_steps = (self._num_mixed_steps + 1) % _PROBE_PERIOD
         if not self._num_mixed_steps:
             return 0.0
-        decode_s = self._step_time.predict(decodes)
+        # The share is one of the step with prefill, so what that takes anyway counts as decodes'.
+        decode_s = self._step_time.predict(decodes) + self._step_time.mixed_s
         if decode_s <= 0:
             return math.inf  # nothing learned yet
         return decode_s * share / (1 - share)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from engine.batch import Batch
 from engine.linear_fit import LinearFit
 
 # One step that stalled (a page fault storm, a suspended machine) must not spoil the next 200.
@@ -19,7 +20,8 @@ _MIN_STEP_S = 1e-5
 # After so many steps without block moves their price is unknown again. It may have been measured
 # in a bad moment, and where it is too high nothing is moved any more that could correct it.
 _MOVES_REMEMBERED = 1000
-_MOVES = 3  # its place among the features of prefill
+# Their places among the features of prefill.
+_MOVES, _MIXED = 3, 4
 # Share of the newest step in the running mean of context lengths.
 _MEAN_SHARE = 0.05
 
@@ -37,6 +39,13 @@ class StepWork:
     num_prefill_reads: int = 0
     """The same for chunks of prefill: read once for all tokens of a chunk."""
     num_moves: int = 0
+    num_lone_tokens: int = 0
+    """Of the decodes, tokens of prompts that come alone and are not the last."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it is more than decodes, which alone have graphs on a GPU."""
+        return self.num_prefill_tokens > 0 or self.num_lone_tokens > 0
 
     def add_decode(self, num_computed: int) -> None:
         """Add a sequence that decodes behind `num_computed` tokens."""
@@ -53,13 +62,14 @@ class StepWork:
         """What the seconds of the decodes, and of any step, are a linear function of."""
         return 1.0, float(self.num_decodes), float(self.num_decode_reads)
 
-    def prefill_features(self) -> tuple[float, float, float, float]:
+    def prefill_features(self) -> tuple[float, float, float, float, float]:
         """What the seconds beyond those are a linear function of."""
         return (
             float(self.num_prefill_tokens),
             self.num_prefill_pairs,
             float(self.num_prefill_reads),
             float(self.num_moves),
+            float(self.is_mixed),
         )
 
 
@@ -73,7 +83,7 @@ class StepTimeFit:
 
     def __init__(self) -> None:
         self._decodes = LinearFit(3)
-        self._prefill = LinearFit(4)
+        self._prefill = LinearFit(5, num_given=3)
         self._num_steps = 0
         self._num_steps_since_move = 0
         self._mean_prefill_context = 0.0
@@ -84,7 +94,7 @@ class StepTimeFit:
         """Seconds: constant, per decoding sequence, per prefill token, at their usual contexts."""
         constant, per_decode, per_read = self._decodes.coefficients
         per_decode += per_read * self._mean_decode_context
-        per_token, per_pair, _, _ = self._prefill.coefficients
+        per_token, per_pair, *_ = self._prefill.coefficients
         return constant, per_decode, per_token + per_pair * self._mean_prefill_context
 
     @property
@@ -92,14 +102,19 @@ class StepTimeFit:
         """Seconds to move a block; 0 before anything was moved, or long after."""
         return self._prefill.coefficients[_MOVES]
 
+    @property
+    def mixed_s(self) -> float:
+        """Seconds that prefill adds to a step however short it is: no graph runs such a step."""
+        return self._prefill.coefficients[_MIXED]
+
     def predict(self, work: StepWork) -> float:
         """Return the expected seconds of a step."""
         decode_s = self._decodes.predict(work.decode_features())
         return decode_s + self._prefill.predict(work.prefill_features())
 
     def prefill_s(self, num_tokens: int, num_computed: int = 0) -> float:
-        """Return the seconds that a chunk adds to a step."""
-        per_token, per_pair, per_read, _ = self._prefill.coefficients
+        """Return the seconds that a chunk adds to a step with prefill."""
+        per_token, per_pair, per_read, *_ = self._prefill.coefficients
         pairs = _num_pairs(num_tokens, num_computed)
         return per_token * num_tokens + per_pair * pairs + per_read * num_computed
 
@@ -107,7 +122,7 @@ class StepTimeFit:
         """Return how many tokens, behind `num_computed` of them, a chunk of so long has."""
         if math.isinf(seconds):
             return math.inf
-        per_token, per_pair, per_read, _ = self._prefill.coefficients
+        per_token, per_pair, per_read, *_ = self._prefill.coefficients
         per_token += per_pair * num_computed
         seconds = max(0.0, seconds - per_read * num_computed)
         # In this form nothing cancels, however small the share of the pairs is.
@@ -128,9 +143,9 @@ class StepTimeFit:
         # A long step must not count for more than a short one of the same relative error.
         weight = max(seconds, _MIN_STEP_S) ** -2
         features = work.decode_features()
-        if work.num_prefill_tokens or work.num_moves:
-            rest_s = max(0.0, seconds - self._decodes.predict(features))
-            self._prefill.observe(work.prefill_features(), rest_s, weight)
+        if work.is_mixed or work.num_moves:
+            known = self._decodes.coefficients
+            self._prefill.observe(work.prefill_features(), seconds, weight, features, known)
         else:
             self._decodes.observe(features, seconds, weight)
 
@@ -141,6 +156,16 @@ class StepTimeFit:
         if work.num_decodes:
             context = work.num_decode_reads / work.num_decodes
             self._mean_decode_context += _MEAN_SHARE * (context - self._mean_decode_context)
+
+
+def work_of(batch: Batch) -> StepWork:
+    """Return what a batch computes."""
+    work = work_of_chunks([s.num_scheduled_tokens for s in batch.requests], batch.starts)
+    work.num_moves = len(batch.moves)
+    num_chunks = sum(scheduled.num_scheduled_tokens > 1 for scheduled in batch.requests)
+    if not num_chunks:
+        work.num_lone_tokens = len(batch.requests) - len(batch.wanting)
+    return work
 
 
 def work_of_chunks(lengths: Sequence[int], num_computed: Sequence[int] = ()) -> StepWork:

@@ -8,6 +8,9 @@ from torch import Tensor
 from kernels import gpu_library
 from kernels.block_planes import BlockPlanes
 
+Moves = Sequence[tuple[int, int]] | Tensor
+"""Block to copy, block to overwrite; as a tensor [num_moves, 2] int32 on the device."""
+
 
 def block_planes(caches: Sequence[Tensor], device: torch.device) -> BlockPlanes:
     """Prepare caches for `copy_blocks`.
@@ -22,18 +25,18 @@ def block_planes(caches: Sequence[Tensor], device: torch.device) -> BlockPlanes:
     return planes
 
 
-def copy_blocks(
-    sources: BlockPlanes, targets: BlockPlanes, moves: Sequence[tuple[int, int]]
-) -> None:
-    """Copy blocks of every layer; moves: block to copy, block to overwrite.
+def copy_blocks(sources: BlockPlanes, targets: BlockPlanes, moves: Moves) -> None:
+    """Copy blocks of every layer.
 
-    No move may touch a block that another one writes.
+    No move may touch a block that another one writes. Moves on the device are good for planes
+    that were prepared for it.
     """
     if sources.addresses is not None:
         gpu = gpu_library.gpu_operations()
         assert gpu is not None, "planes were prepared for the GPU without its kernels"
         gpu.copy_blocks(sources, targets, moves)
         return
+    assert not isinstance(moves, Tensor)
     for source, target in moves:
         for come_from, go_to in zip(sources.caches, targets.caches, strict=True):
             go_to[:, target].copy_(come_from[:, source], non_blocking=True)

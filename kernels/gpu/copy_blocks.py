@@ -39,16 +39,18 @@ def block_planes(caches: Sequence[Tensor], device: torch.device) -> BlockPlanes:
 
 
 def copy_blocks(
-    sources: BlockPlanes, targets: BlockPlanes, moves: Sequence[tuple[int, int]]
+    sources: BlockPlanes, targets: BlockPlanes, moves: Sequence[tuple[int, int]] | Tensor
 ) -> None:
     """Do what `kernels.block_copy.copy_blocks` does; a block's bytes are a multiple of 4."""
     assert sources.addresses is not None
     assert targets.addresses is not None
     num_words, rest = divmod(targets.block_bytes or sources.block_bytes, _WORD_BYTES)
     assert not rest
-    if not moves:
+    if not len(moves):
         return
-    pairs = to_device(np.array(moves, dtype=np.int32), sources.addresses.device)
+    pairs = moves
+    if not isinstance(pairs, Tensor):
+        pairs = to_device(np.array(pairs, dtype=np.int32), sources.addresses.device)
     grid = (len(moves), len(sources.addresses), triton.cdiv(num_words, _BLOCK))
     _copy_kernel[grid](
         sources.addresses, targets.addresses, pairs, num_words, BLOCK=_BLOCK, num_warps=4

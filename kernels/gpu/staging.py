@@ -32,8 +32,7 @@ class StagingBuffer:
         """Make room for so many integers in all, alignment included."""
         if num_ints <= len(self._target):
             return
-        if self._is_cuda:
-            torch.cuda.synchronize(self._device)
+        num_ints = max(num_ints, 2 * len(self._target))
         # Out of inference mode: the buffers outlive the step that asks first.
         with torch.inference_mode(mode=False):
             self._target = torch.empty(num_ints, dtype=torch.int32, device=self._device)

@@ -2,12 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster import tp_group
+from cluster.leader import join_group
 from cluster.tp_group import PROGRESS_LIMIT_S, TPGroup
+from engine.config import EngineConfig
+from engine.parallel import TensorParallel
 
 
 class FakeMethod:
@@ -51,3 +56,14 @@ def test_a_collective_that_hangs_shows_in_the_steps_of_rank_0() -> None:
 
 def test_a_rank_that_is_stopped_does_not_answer() -> None:
     assert "rank 1 has not answered" in lost(FakeWorker(), FakeWorker(0.0, None))
+
+
+def test_ranks_meet_on_a_device_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses to tie a group to "cuda" alone."""
+    met: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", met.append)
+    monkeypatch.setattr(TensorParallel, "join", lambda *arguments: met.append(arguments[-1]))
+    join_group(
+        EngineConfig(model_path=Path("unused"), model_name="fake", device="cuda"), 1, "unused"
+    )
+    assert met == [torch.device("cuda", 0)] * 2

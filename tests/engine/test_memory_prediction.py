@@ -238,10 +238,10 @@ def test_a_step_counts_logits_and_the_sampler_where_those_are_more() -> None:
         replace(config, tensor_parallel_size=2), model, torch.float16, Packing.NONE, CPU
     )
 
-    assert sampler_bytes(config, model) == 2 * 256 * 150_001 * 4
-    assert alone == 256 * 150_001 * 2 + sampler_bytes(config, model)
+    assert sampler_bytes(config, model, CPU) == 2 * 256 * 150_001 * 4
+    assert alone == 256 * 150_001 * 2 + sampler_bytes(config, model, CPU)
     # A rank's own part of 75,001; on the first rank both parts and the whole.
-    assert pair == 256 * 75_001 * 2 * (1 + 4) + sampler_bytes(config, model)
+    assert pair == 256 * 75_001 * 2 * (1 + 4) + sampler_bytes(config, model, CPU)
 
 
 def test_cuda_needs_the_workspace_of_its_products() -> None:

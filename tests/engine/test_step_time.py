@@ -1,10 +1,17 @@
 """What steps cost, as it is learned, and how much prefill a step gets by it."""
 
+from pathlib import Path
+
 import pytest
 
-from engine.config import Preset
+from engine.batch import Batch
+from engine.config import EngineConfig, Preset
+from engine.core import EngineCore
+from engine.request import GenerateRequest
+from engine.sampling_params import SamplingParams
 from engine.step_budget import StepBudget
 from engine.step_time import StepTimeFit, StepWork
+from tests.fakes import FakeClock, FakeExecutor
 
 
 def fitted(*, pairs: float = 0.0, moves: float = 0.0) -> StepTimeFit:
@@ -72,3 +79,47 @@ def test_some_step_of_a_long_prefill_goes_without_it() -> None:
     budget = StepBudget(Preset.BALANCED, fitted())
     seconds = [budget.prefill_s(StepWork(4), 1) for _ in range(64)]
     assert seconds.count(0.0) == 4
+
+
+@pytest.mark.parametrize("preset", [Preset.BALANCED, Preset.INTERACTIVE])
+@pytest.mark.parametrize(
+    ("graph_s", "launched_s", "token_s"),
+    [(0.0008, 0.0045, 3e-6), (0.003, 0.0055, 15e-6), (0.006, 0.006, 25e-6)],
+)
+def test_prompts_go_on_beside_decodes_where_only_those_have_graphs(
+    preset: Preset, graph_s: float, launched_s: float, token_s: float
+) -> None:
+    """Leaving the graphs costs as much as hundreds of tokens: taken for theirs, it starves them."""
+    clock = FakeClock()
+
+    def pass_time(batch: Batch) -> None:
+        num_tokens = batch.num_tokens
+        is_graph = num_tokens == len(batch.requests) == len(batch.wanting)
+        clock.advance(graph_s if is_graph else max(launched_s, graph_s + token_s * num_tokens))
+
+    core = EngineCore(
+        EngineConfig(
+            model_path=Path("unused"),
+            model_name="fake",
+            preset=preset,
+            max_num_batched_tokens=2048,
+            enable_prefix_caching=False,
+        ),
+        FakeExecutor(2000, 16, on_execute=pass_time, is_overlapping=True),
+        max_model_len=8000,
+        eos_token_ids=frozenset(),
+        vocab_size=1000,
+        clock=clock,
+    )
+    for i in range(8):
+        params = SamplingParams(max_tokens=2000, ignore_eos=True)
+        core.add(GenerateRequest(request_id=f"{i}", prompt_token_ids=[1] * 8, params=params))
+    for round_ in range(3):
+        for _ in range(100):
+            core.step()
+        params = SamplingParams(max_tokens=1)
+        name, num_steps = f"long {round_}", 0
+        core.add(GenerateRequest(request_id=name, prompt_token_ids=[2] * 2000, params=params))
+        while all(output.request_id != name for output in core.step().outputs):
+            num_steps += 1
+        assert num_steps <= 50

@@ -55,11 +55,8 @@ def _build_runner(config: EngineConfig, group: TensorParallel) -> tuple[ModelRun
         patch.setattr(ops, "attention_planner", _gpu_planner)
         runner, built = build_runner(config, group)
         if not config.enforce_eager:
-            runner.record_graphs(
-                _record,
-                max_num_seqs=config.max_num_seqs,
-                max_blocks=-(-built.memory.max_model_len // config.block_size),
-            )
+            max_blocks = -(-built.memory.max_model_len // config.block_size)
+            runner.record_graphs(_record, max_num_seqs=config.max_num_seqs, max_blocks=max_blocks)
     return runner, built
 
 

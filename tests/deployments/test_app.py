@@ -1,0 +1,22 @@
+"""The Serve application as it is built from its settings."""
+
+from typing import Any
+
+import pytest
+import ray
+
+from deployments.app import build
+from deployments.args import AppArgs
+
+
+@pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (2, "cuda")])
+def test_ranks_reserve_what_the_cluster_has(
+    num_gpus: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(num_gpus)})
+    frontend: Any = build(AppArgs(tensor_parallel_size=2))._bound_deployment
+    args, replicas = frontend.init_args
+    deployment = replicas._bound_deployment
+    assert args.device == deployment.init_args[0].device == device
+    _, *ranks = deployment._replica_config.placement_group_bundles
+    assert [bundle.get("GPU", 0) for bundle in ranks] == [bool(num_gpus)] * 2
