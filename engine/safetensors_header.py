@@ -17,7 +17,16 @@ from engine.errors import InvalidModel
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 _METADATA = "__metadata__"
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
+"""What plain and quantised checkpoints hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class StoredTensor:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return a file's tensors by name.
 
-    Raises InvalidModel when the file is missing, broken, or holds other things than floats.
+    Raises InvalidModel when the file is missing, broken, or holds what no checkpoint of ours does.
     """
     try:
         with path.open("rb") as file:

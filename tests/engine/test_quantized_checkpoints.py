@@ -17,7 +17,8 @@ from engine.models.decoder import Decoder
 from engine.models.decoder_weights import load_decoder
 from engine.parallel import TensorParallel
 from engine.quantization_config import parse_quantization
-from engine.weights import Checkpoint
+from engine.weight_reader import ParallelCheckpoint
+from engine.weights import Checkpoint, WeightSource
 from kernels import ops, quantized_reference
 from kernels.weights import LinearWeight, Packing
 from tests.engine.generation import generate_once, small_config
@@ -51,10 +52,12 @@ def logits(folder: Path, **changes: object) -> Tensor:
     return rows.clone()
 
 
-def load(folder: Path, rank: int = 0, size: int = 1) -> Decoder:
+def load(
+    folder: Path, rank: int = 0, size: int = 1, source: WeightSource | None = None
+) -> Decoder:
     model = ModelConfig.from_folder(folder)
     group, cpu = TensorParallel(rank, size), torch.device("cpu")
-    with Checkpoint(folder) as checkpoint:
+    with source or Checkpoint(folder) as checkpoint:
         return load_decoder(checkpoint, model, group, cpu, torch.float32, Packing.NONE)
 
 
@@ -111,6 +114,19 @@ def test_each_rank_gets_its_share_of_the_dequantized_weights(
                 assert weight.bias is plain.bias
             else:
                 assert torch.equal(weight.bias, plain.bias)
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("name", FORMS)
+def test_the_reader_for_gpus_reads_the_same(name: str, tmp_path: Path) -> None:
+    folder = quantize(tmp_path, FORMS[name])
+    cpu = torch.device("cpu")
+
+    expected = linears(load(folder))
+    found = linears(load(folder, source=ParallelCheckpoint(folder, cpu)))
+
+    for weight, other in zip(found, expected, strict=True):
+        assert torch.equal(meant(weight), meant(other))
 
 
 @pytest.mark.usefixtures("kept")
