@@ -2,7 +2,9 @@
 
 Knows names and numbers; how the tensors lie is for `engine.quantized_checkpoint`. The formats:
 AWQ: J. Lin et al., arXiv 2306.00978, in AutoAWQ's "gemm" version; GPTQ: E. Frantar et al.,
-arXiv 2210.17323, in AutoGPTQ's; float8: Hugging Face's "fp8" and compressed-tensors' documentation.
+arXiv 2210.17323, in AutoGPTQ's; float8: Hugging Face's "fp8"; float8 and 4-bit integers in
+compressed-tensors': huggingface.co/docs/transformers/quantization/compressed_tensors and, of
+github.com/vllm-project/compressed-tensors, quantization/quant_args.py (`QuantizationArgs`).
 """
 
 import re
@@ -15,6 +17,8 @@ from engine.errors import InvalidModel
 _BITS = 4
 _PLAIN_MODEL = "or the model's float32, bfloat16 or float16 checkpoint."
 _NOT_CONVERTED = ("modules_to_not_convert",)
+HEAD = "lm_head"
+"""The output matrix, as a module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,18 @@ class GptqScheme:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedScheme:
+    """4-bit integers with a scale for each group of inputs, as compressed-tensors packs them."""
+
+    group_size: int | None
+    """None: all inputs are one group."""
+    has_group_index: bool
+    """A tensor names the group of each input (actorder "group"); else they follow each other."""
+    is_symmetric: bool
+    """The zero is 8 everywhere; else each group has its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fp8Scheme:
     """float8_e4m3fn; inputs of products stay as they are, so scales for these are not read."""
 
@@ -50,7 +66,7 @@ class Fp8Scheme:
     """Inputs that share a scale; None: all of them."""
 
 
-Scheme = AwqScheme | GptqScheme | Fp8Scheme
+Scheme = AwqScheme | GptqScheme | PackedScheme | Fp8Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +80,7 @@ class QuantizationConfig:
     """Parts of the names of those that are quantised; None: all but the ignored ones."""
 
     def covers(self, module: str) -> bool:
-        """Whether a linear layer of the decoder is quantised, by name without ".weight"."""
+        """Whether a linear layer, `HEAD` among them, is quantised, by name without ".weight"."""
         if self.only is not None and not any(_is_part(name, module) for name in self.only):
             return False
         return not any(_is_part(name, module) for name in self.ignored)
@@ -90,7 +106,8 @@ def parse_quantization(config: Mapping[str, Any]) -> QuantizationConfig | None:
             return _compressed_tensors(settings)
     raise InvalidModel(
         f"The checkpoint is quantised by a method that is not supported: {method!r}.",
-        f"Use a checkpoint in awq, gptq, fp8 or compressed-tensors' float8, {_PLAIN_MODEL}",
+        f"Use a checkpoint in awq, gptq, fp8, compressed-tensors' float8 or 4-bit integers, "
+        f"{_PLAIN_MODEL}",
     )
 
 
@@ -103,15 +120,15 @@ def _awq(settings: Mapping[str, Any]) -> QuantizationConfig:
             f"{found[2]!r}, which is not supported.",
             f"Use an AWQ checkpoint of 4 bits, version gemm, with zero points, {_PLAIN_MODEL}",
         )
-    return QuantizationConfig(AwqScheme(_group_size(settings)), _names(settings, _NOT_CONVERTED))
+    ignored = (*_names(settings, _NOT_CONVERTED), HEAD)
+    return QuantizationConfig(AwqScheme(_group_size(settings)), ignored)
 
 
 def _gptq(settings: Mapping[str, Any]) -> QuantizationConfig:
     form = "marlin" if settings.get("is_marlin_format") else settings.get("checkpoint_format")
     form = form or "gptq"
-    unusual = [name for name in ("dynamic", "lm_head") if settings.get(name)]
-    if settings.get("bits") != _BITS or form not in ("gptq", "gptq_v2") or unusual:
-        more = f", {' and '.join(unusual)}" if unusual else ""
+    if settings.get("bits") != _BITS or form not in ("gptq", "gptq_v2") or settings.get("dynamic"):
+        more = ", dynamic" if settings.get("dynamic") else ""
         raise InvalidModel(
             f"The GPTQ checkpoint has bits {settings.get('bits')!r}, format {form!r}{more}, "
             "which is not supported.",
@@ -125,20 +142,19 @@ def _gptq(settings: Mapping[str, Any]) -> QuantizationConfig:
         # The first format stores zeros less one.
         zero_offset=1 if form == "gptq" else 0,
     )
+    ignored = _names(settings, _NOT_CONVERTED)
     inside = settings.get("modules_in_block_to_quantize")
-    only = None if inside is None else tuple(_flatten(inside))
-    return QuantizationConfig(scheme, _names(settings, _NOT_CONVERTED), only)
+    only = None if inside is None else (*_flatten(inside), HEAD)
+    return QuantizationConfig(scheme, ignored if settings.get(HEAD) else (*ignored, HEAD), only)
 
 
 def _fp8(settings: Mapping[str, Any]) -> QuantizationConfig:
+    ignored = (*_names(settings, (*_NOT_CONVERTED, "ignored_layers")), HEAD)
     block = settings.get("weight_block_size")
     if block is None:
         # AutoFP8's, which this method named first: one scale for each matrix.
-        scheme = Fp8Scheme("weight_scale", None, None)
-        return QuantizationConfig(scheme, _names(settings, (*_NOT_CONVERTED, "ignored_layers")))
-    rows, columns = _block(block)
-    scheme = Fp8Scheme("weight_scale_inv", rows, columns)
-    return QuantizationConfig(scheme, _names(settings, _NOT_CONVERTED))
+        return QuantizationConfig(Fp8Scheme("weight_scale", None, None), ignored)
+    return QuantizationConfig(Fp8Scheme("weight_scale_inv", *_block(block)), ignored)
 
 
 def _compressed_tensors(settings: Mapping[str, Any]) -> QuantizationConfig:
@@ -151,29 +167,44 @@ def _compressed_tensors(settings: Mapping[str, Any]) -> QuantizationConfig:
             f"Use one whose linear layers are quantised alike, {_PLAIN_MODEL}",
         )
     form = settings.get("format")
-    kind = (weights.get("type"), weights.get("num_bits"), weights.get("symmetric", True))
-    strategy = weights.get("strategy")
-    blocks: dict[str, tuple[int | None, int | None]] = {
-        "tensor": (None, None),
-        "channel": (1, None),
-    }
-    if strategy == "block":
-        blocks["block"] = _block(weights.get("block_structure"))
-    if (
-        kind != ("float", 8, True)
-        or strategy not in blocks
-        or form not in ("float-quantized", "naive-quantized")
-        or group.get("targets") != ["Linear"]
-    ):
+    scheme = _packed(weights) if form == "pack-quantized" else _float_quantized(weights, form)
+    if scheme is None or group.get("targets") != ["Linear"]:
         raise InvalidModel(
-            f"The compressed-tensors checkpoint has weights of {kind[1]!r} bits, type {kind[0]!r}, "
-            f"strategy {strategy!r}, format {form!r}, targets {group.get('targets')!r}, "
-            "which is not supported.",
-            f"Use one whose targets Linear have float weights of 8 bits, by tensor, channel or "
-            f"block, {_PLAIN_MODEL}",
+            f"The compressed-tensors checkpoint has weights of {weights.get('num_bits')!r} bits, "
+            f"type {weights.get('type')!r}, strategy {weights.get('strategy')!r}, format {form!r}, "
+            f"targets {group.get('targets')!r}, which is not supported.",
+            "Use one whose targets Linear have float weights of 8 bits, by tensor, channel or "
+            f"block, or packed integers of 4 bits, by channel or group, {_PLAIN_MODEL}",
         )
-    return QuantizationConfig(
-        Fp8Scheme("weight_scale", *blocks[strategy]), _names(settings, ("ignore",))
+    # The head is a Linear too, and quantised unless they say otherwise.
+    return QuantizationConfig(scheme, _names(settings, ("ignore",)))
+
+
+def _float_quantized(weights: Mapping[str, Any], form: object) -> Fp8Scheme | None:
+    kind = (weights.get("type"), weights.get("num_bits"), weights.get("symmetric", True))
+    if kind != ("float", 8, True) or form not in ("float-quantized", "naive-quantized"):
+        return None
+    match weights.get("strategy"):
+        case "tensor":
+            return Fp8Scheme("weight_scale", None, None)
+        case "channel":
+            return Fp8Scheme("weight_scale", 1, None)
+        case "block":
+            return Fp8Scheme("weight_scale", *_block(weights.get("block_structure")))
+    return None
+
+
+def _packed(weights: Mapping[str, Any]) -> PackedScheme | None:
+    strategy = weights.get("strategy")
+    if (weights.get("type"), weights.get("num_bits")) != ("int", _BITS):
+        return None
+    if strategy not in ("channel", "group"):
+        return None
+    return PackedScheme(
+        group_size=_group_size(weights) if strategy == "group" else None,
+        # Its other order, "weight", is that of the quantising alone.
+        has_group_index=weights.get("actorder") in (True, "group", "dynamic"),
+        is_symmetric=bool(weights.get("symmetric", True)),
     )
 
 

@@ -1,8 +1,11 @@
 """The tensors of a quantised linear layer: their names, their shapes, and how to read a share.
 
-AutoAWQ and AutoGPTQ put eight 4-bit integers into an int32, the first into its lowest bits. AWQ
-packs along the outputs, in its own order; GPTQ packs weights along the inputs and zeros along the
-outputs. Both lie as [in, out], all others as [out, in].
+Eight 4-bit integers make an int32, the first in its lowest bits. AWQ packs along the outputs, in
+its own order; GPTQ and compressed-tensors pack weights along the inputs and zeros along the
+outputs. AWQ and GPTQ lie as [in, out], all others as [out, in].
+
+compressed-tensors' names and shapes are those of compressors/pack_quantized in its repository,
+github.com/vllm-project/compressed-tensors; "weight_g_idx" is that of its versions before 0.20.
 """
 
 from typing import Protocol
@@ -10,15 +13,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.quantization_config import AwqScheme, Fp8Scheme, GptqScheme, Scheme
+from engine.quantization_config import (
+    AwqScheme,
+    Fp8Scheme,
+    GptqScheme,
+    PackedScheme,
+    Scheme,
+)
 from kernels.quantized_matrix import QuantizedMatrix, StoredAs
 
 _PER_WORD = 8
 # Where in its word AWQ keeps each of eight neighbours: 0, 2, 4, 6, 1, 3, 5, 7 lie in a row.
 _AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-_GPTQ_SYMMETRIC_ZERO = 8
-# Scales of inputs and of the KV cache are for products and caches in float8.
-_FP8_UNREAD = ("input_scale", "activation_scale", "k_scale", "v_scale")
+_SYMMETRIC_ZERO = 8
+# Scales of inputs and of the KV cache are for products and caches in few bits.
+_UNREAD_SCALES = ("input_scale", "activation_scale", "k_scale", "v_scale")
 
 
 class Read(Protocol):
@@ -49,6 +58,17 @@ def tensor_shapes(scheme: Scheme, num_outputs: int, num_inputs: int) -> dict[str
             if has_group_index:
                 shapes["g_idx"] = (num_inputs,)
             return shapes
+        case PackedScheme(group_size, has_group_index, is_symmetric):
+            num_groups = _cover(num_inputs, group_size)
+            shapes = {
+                "weight_packed": (num_outputs, _cover(num_inputs, _PER_WORD)),
+                "weight_scale": (num_outputs, num_groups),
+            }
+            if not is_symmetric:
+                shapes["weight_zero_point"] = (_cover(num_outputs, _PER_WORD), num_groups)
+            if has_group_index:
+                shapes["weight_g_idx"] = (num_inputs,)
+            return shapes
         case Fp8Scheme(scale_name, block_rows, block_columns):
             scales = (_cover(num_outputs, block_rows), _cover(num_inputs, block_columns))
             return {
@@ -64,9 +84,12 @@ def unread_endings(scheme: Scheme) -> tuple[str, ...]:
             return ()
         case GptqScheme():
             # Old writers add biases of zeros to layers that have none.
-            return (".g_idx", ".qzeros", "_proj.bias")
+            return (".g_idx", ".qzeros", "_proj.bias", "lm_head.bias")
+        case PackedScheme():
+            # The shape follows from the config.
+            return (".weight_shape", ".weight_g_idx", ".weight_zero_point", *_UNREAD_SCALES)
         case Fp8Scheme():
-            return _FP8_UNREAD
+            return _UNREAD_SCALES
 
 
 def read_matrix(
@@ -86,6 +109,8 @@ def read_matrix(
             return _read_awq(read, name, scheme, rows, columns)
         case GptqScheme():
             return _read_gptq(read, name, scheme, rows, columns)
+        case PackedScheme():
+            return _read_packed(read, name, scheme, rows, columns)
         case Fp8Scheme():
             return _read_fp8(read, name, scheme, rows, columns)
 
@@ -115,20 +140,30 @@ def _read_gptq(
 ) -> QuantizedMatrix:
     words = _covering(columns, _PER_WORD)
     values = _nibbles(read(f"{name}.qweight", words, rows).T)[:, _within(columns, _PER_WORD)]
-    group_of_input = _consecutive(columns, scheme.group_size, values.device)
-    groups = _covering(columns, scheme.group_size)
-    if scheme.has_group_index:
-        # A share's inputs may belong to any of the groups.
-        groups = slice(None)
-        group_of_input = read(f"{name}.g_idx", columns).long()
+    groups, group_of_input = _groups(read, f"{name}.g_idx", scheme, columns, values.device)
     scales = read(f"{name}.scales", groups, rows).T
     if scheme.is_symmetric:
-        zeros = torch.full_like(scales, _GPTQ_SYMMETRIC_ZERO, dtype=torch.uint8)
+        zeros = torch.full_like(scales, _SYMMETRIC_ZERO, dtype=torch.uint8)
     else:
         packed = read(f"{name}.qzeros", groups, _covering(rows, _PER_WORD))
         zeros = _nibbles(packed)[:, _within(rows, _PER_WORD)].T + scheme.zero_offset
-    matrix = QuantizedMatrix(StoredAs.INT4, values, scales, zeros, group_of_input)
-    return matrix.columns(slice(None)) if scheme.has_group_index else matrix
+    return _of_used_groups(values, scales, zeros, group_of_input)
+
+
+def _read_packed(
+    read: Read, name: str, scheme: PackedScheme, rows: slice, columns: slice
+) -> QuantizedMatrix:
+    words = _covering(columns, _PER_WORD)
+    values = _nibbles(read(f"{name}.weight_packed", rows, words))[:, _within(columns, _PER_WORD)]
+    groups, group_of_input = _groups(read, f"{name}.weight_g_idx", scheme, columns, values.device)
+    scales = read(f"{name}.weight_scale", rows, groups)
+    if scheme.is_symmetric:
+        zeros = torch.full_like(scales, _SYMMETRIC_ZERO, dtype=torch.uint8)
+    else:
+        # Values and zeros are signed, and both are packed with 8 added.
+        packed = read(f"{name}.weight_zero_point", _covering(rows, _PER_WORD), groups)
+        zeros = _nibbles(packed.T)[:, _within(rows, _PER_WORD)].T
+    return _of_used_groups(values, scales, zeros, group_of_input)
 
 
 def _read_fp8(
@@ -148,10 +183,35 @@ def _read_fp8(
     )
 
 
+def _groups(
+    read: Read,
+    index_name: str,
+    scheme: GptqScheme | PackedScheme,
+    columns: slice,
+    device: torch.device,
+) -> tuple[slice, Tensor]:
+    """Return which groups to read for these inputs, and the group of each input among them."""
+    if scheme.has_group_index:
+        index = read(index_name, columns).long()
+        # Negative where the writer has not set it, which is as good as none.
+        if bool((index >= 0).all()):
+            return slice(None), index  # a share's inputs may belong to any of the groups
+    own = _covering(columns, scheme.group_size)
+    return own, _consecutive(columns, scheme.group_size, device)
+
+
+def _of_used_groups(
+    values: Tensor, scales: Tensor, zeros: Tensor, group_of_input: Tensor
+) -> QuantizedMatrix:
+    matrix = QuantizedMatrix(StoredAs.INT4, values, scales, zeros, group_of_input)
+    return matrix.columns(slice(None))
+
+
 def _nibbles(words: Tensor) -> Tensor:
     """Unpack int32 [n, words] to [n, 8 * words] uint8, lowest bits first."""
     # Of each int32 the lowest byte comes first on every processor that torch runs on.
-    octets = words.contiguous().view(torch.uint8)
+    # A copy: torch calls a single column contiguous whatever its stride, and does not view it.
+    octets = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)
     return torch.stack((octets & 15, octets >> 4), dim=2).flatten(1)
 
 

@@ -1,7 +1,5 @@
 """A checkpoint's tensors -> one rank's decoder: which slices, in which order, fused how."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -10,9 +8,11 @@ from engine.errors import InvalidModel
 from engine.feed_forward import FeedForward
 from engine.model_config import ModelConfig
 from engine.models.decoder import Decoder, DecoderLayer
+from engine.models.decoder_tensors import EMBEDDING, FINAL_NORM, expected_tensors
 from engine.parallel import TensorParallel
 from engine.progress import Report
-from engine.quantized_checkpoint import read_matrix, tensor_shapes, unread_endings
+from engine.quantization_config import HEAD
+from engine.quantized_checkpoint import read_matrix, unread_endings
 from engine.vocabulary import VocabParallelEmbedding, VocabParallelHead
 from engine.weights import WeightSource
 from kernels import ops
@@ -25,9 +25,6 @@ from kernels.weights import (
     SelfAttentionWeights,
 )
 
-_HEAD = "lm_head.weight"
-_EMBEDDING = "model.embed_tokens.weight"
-_FINAL_NORM = "model.norm.weight"
 # Old checkpoints store what follows from the config.
 _DERIVED = ("rotary_emb.inv_freq",)
 
@@ -53,10 +50,10 @@ def load_decoder(
         report: told after each layer.
     """
     # A tied model may still carry its head, a copy of the embedding.
-    ignored: tuple[str, ...] = (*_DERIVED, _HEAD) if model.tie_embeddings else _DERIVED
+    ignored: tuple[str, ...] = (*_DERIVED, f"{HEAD}.weight") if model.tie_embeddings else _DERIVED
     if model.quantization is not None:
         ignored += unread_endings(model.quantization.scheme)
-    checkpoint.check(dict(_expected(model)), ignored)
+    checkpoint.check(dict(expected_tensors(model)), ignored)
     return _Loader(checkpoint, model, group, device, dtype, packing).load(report)
 
 
@@ -64,48 +61,6 @@ def local_heads(model: ModelConfig, size: int) -> tuple[int, int]:
     """Return a rank's KV heads and the query heads of each; beyond one a rank, KV is repeated."""
     num_kv_heads = max(model.num_kv_heads // size, 1)
     return num_kv_heads, model.num_heads // size // num_kv_heads
-
-
-def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor that the model needs."""
-    hidden, ffn = model.hidden_size, model.intermediate_size
-    q_size, kv_size = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    yield _EMBEDDING, (model.vocab_size, hidden)
-    yield _FINAL_NORM, (hidden,)
-    if not model.tie_embeddings:
-        yield _HEAD, (model.vocab_size, hidden)
-    matrices = (
-        ("self_attn.q_proj", q_size, hidden, model.qkv_bias),
-        ("self_attn.k_proj", kv_size, hidden, model.qkv_bias),
-        ("self_attn.v_proj", kv_size, hidden, model.qkv_bias),
-        ("self_attn.o_proj", hidden, q_size, model.output_bias),
-        ("mlp.gate_proj", ffn, hidden, model.mlp_bias),
-        ("mlp.up_proj", ffn, hidden, model.mlp_bias),
-        ("mlp.down_proj", hidden, ffn, model.mlp_bias),
-    )
-    for i in range(model.num_layers):
-        layer = f"model.layers.{i}"
-        yield f"{layer}.input_layernorm.weight", (hidden,)
-        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
-        if model.qk_norm:
-            yield f"{layer}.self_attn.q_norm.weight", (model.head_dim,)
-            yield f"{layer}.self_attn.k_norm.weight", (model.head_dim,)
-        for name, num_outputs, num_inputs, has_bias in matrices:
-            yield from _tensors(model, f"{layer}.{name}", num_outputs, num_inputs)
-            if has_bias:
-                yield f"{layer}.{name}.bias", (num_outputs,)
-
-
-def _tensors(
-    model: ModelConfig, name: str, num_outputs: int, num_inputs: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of what stands for a linear layer's weight."""
-    if model.quantization is None or not model.quantization.covers(name):
-        yield f"{name}.weight", (num_outputs, num_inputs)
-        return
-    shapes = tensor_shapes(model.quantization.scheme, num_outputs, num_inputs)
-    for kind, shape in shapes.items():
-        yield f"{name}.{kind}", shape
 
 
 class _Loader:
@@ -125,18 +80,19 @@ class _Loader:
         self._dtype = dtype
         self._packing = packing
         self._num_kv_heads, self._group_size = local_heads(model, group.size)
+        self._vocab_share = -(-model.vocab_size // group.size)
 
     def load(self, report: Report | None) -> Decoder:
         model = self._model
-        embedding = self._vocab_share(_EMBEDDING)
-        output = embedding if model.tie_embeddings else self._vocab_share(_HEAD)
+        embedding = self._pad_vocab(self._read(EMBEDDING, self._vocab_rows()))
+        assert isinstance(embedding, Tensor)
         return Decoder(
             embedding=VocabParallelEmbedding(
                 embedding, self._dtype, self._group.rank * len(embedding), self._group
             ),
             layers=self._layers(report),
-            final_norm=self._norm(_FINAL_NORM),
-            head=VocabParallelHead(self._head(output), model.vocab_size, self._group),
+            final_norm=self._norm(FINAL_NORM),
+            head=VocabParallelHead(self._head(embedding), model.vocab_size, self._group),
         )
 
     def _layers(self, report: Report | None) -> list[DecoderLayer]:
@@ -196,7 +152,11 @@ class _Loader:
     def _linear(self, weight: Matrix, bias: Tensor | None) -> LinearWeight:
         return ops.linear_weight(weight, bias, self._dtype, self._packing)
 
-    def _head(self, weight: Tensor) -> LinearWeight:
+    def _head(self, embedding: Tensor) -> LinearWeight:
+        weight: Matrix = embedding
+        if not self._model.tie_embeddings:
+            inputs = slice(0, self._model.hidden_size)
+            weight = self._pad_vocab(self._matrix(HEAD, self._vocab_rows(), inputs))
         # Float8 is too coarse for what picks the token; peers leave the head alone too.
         packing = Packing.NONE if self._packing is Packing.FP8 else self._packing
         return ops.linear_weight(weight, None, self._dtype, packing)
@@ -271,15 +231,19 @@ class _Loader:
                 "it is GPTQ, without desc_act.",
             )
 
-    def _vocab_share(self, name: str) -> Tensor:
-        vocab_size, size = self._model.vocab_size, self._group.size
-        local = -(-vocab_size // size)
-        first = min(self._group.rank * local, vocab_size)
-        rows = self._read(name, slice(first, min(first + local, vocab_size)))
-        if len(rows) == local:
+    def _vocab_rows(self) -> slice:
+        """Return this rank's rows of the vocabulary; the last one where none are left."""
+        first = self._group.rank * self._vocab_share
+        last = self._model.vocab_size
+        return slice(min(first, last - 1), min(first + self._vocab_share, last))
+
+    def _pad_vocab(self, rows: Matrix) -> Matrix:
+        """Repeat the last row up to the share of every rank; nobody asks for these."""
+        num_rows = len(rows if isinstance(rows, Tensor) else rows.values)
+        if num_rows == self._vocab_share:
             return rows
-        padding = rows.new_zeros(local - len(rows), rows.shape[1])
-        return torch.cat((rows, padding))
+        index = torch.arange(self._vocab_share, device=self._device)
+        return take_rows(rows, index.clamp_max(num_rows - 1))
 
 
 def _interleave(rows: Tensor, head_dim: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.build import build_runner
@@ -23,11 +24,18 @@ from kernels import ops, quantized_reference
 from kernels.weights import LinearWeight, Packing
 from tests.engine.generation import generate_once, small_config
 from tests.engine.paged_steps import PagedSequences
-from tests.engine.quantized_files import FORMS, Form, gptq, quantize_folder, write_folder
+from tests.engine.quantized_files import (
+    FORMS,
+    Form,
+    compressed_int4,
+    gptq,
+    quantize_folder,
+    write_folder,
+)
 from tests.oracle import make_checkpoint
 
 TOKENS = [(7 * i) % 131 for i in range(41)]
-INT4_FORMS = [name for name in FORMS if "gptq" in name or "awq" in name]
+INT4_FORMS = [name for name in FORMS if name.startswith(("gptq", "awq", "packed"))]
 
 
 @pytest.fixture
@@ -52,9 +60,7 @@ def logits(folder: Path, **changes: object) -> Tensor:
     return rows.clone()
 
 
-def load(
-    folder: Path, rank: int = 0, size: int = 1, source: WeightSource | None = None
-) -> Decoder:
+def load(folder: Path, rank: int = 0, size: int = 1, source: WeightSource | None = None) -> Decoder:
     model = ModelConfig.from_folder(folder)
     group, cpu = TensorParallel(rank, size), torch.device("cpu")
     with source or Checkpoint(folder) as checkpoint:
@@ -143,6 +149,58 @@ def test_each_rank_keeps_its_share_quantized(name: str, tmp_path: Path) -> None:
             assert torch.equal(meant(weight), plain.weight)
 
 
+def with_head(name: str) -> Form:
+    form = FORMS[name]
+    says_so: dict[str, Any] = {"lm_head": True} if "gptq" in name else {"ignore": []}
+    return Form({**form.settings, **says_so}, form.quantize, has_head=True)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("name", ["gptq", "packed", "packed-ordered", "compressed-block"])
+def test_a_quantized_head_is_read_by_every_rank(
+    name: str, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "keeps_quantized", lambda _device: is_kept)
+    folder = quantize(tmp_path, with_head(name))
+
+    expected = logits(folder / "dequantized")
+
+    torch.testing.assert_close(logits(folder), expected, rtol=1e-4, atol=1e-3 if is_kept else 0)
+    if "order" in name and is_kept:
+        return  # ranks would cut groups
+    heads = [load(folder, rank, 2).head.weight for rank in range(2)]
+    assert {head.packing.is_grouped for head in heads} == {is_kept}
+    rows = torch.cat([meant(head) for head in heads])
+    assert torch.equal(rows[:131], load(folder / "dequantized").head.weight.weight)
+
+
+def test_a_tied_head_cannot_be_quantized_apart(tmp_path: Path) -> None:
+    folder = quantize(tmp_path, with_head("packed"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+
+    with pytest.raises(InvalidModel, match=r"unexpected lm_head\.weight_"):
+        load(folder)
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_group_index_that_was_not_set_is_none(tmp_path: Path) -> None:
+    folder = quantize(tmp_path, FORMS["packed-symmetric"])
+    tensors = load_file(folder / "model.safetensors")
+    packed = [name for name in tensors if name.endswith("weight_packed")]
+    for name in packed:
+        unset = torch.full((8 * tensors[name].shape[1],), -1, dtype=torch.int32)
+        tensors[name.replace("weight_packed", "weight_g_idx")] = unset
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = compressed_int4(True, actorder="group")
+    expected = linears(load(folder))
+
+    found = linears(load(write_folder(tmp_path / "unset", tensors, config)))
+
+    for weight, other in zip(found, expected, strict=True):
+        assert torch.equal(meant(weight), meant(other))
+
+
 @pytest.mark.usefixtures("kept")
 def test_ranks_that_would_cut_groups_are_refused(tmp_path: Path) -> None:
     settings = {**FORMS["gptq"].settings, "group_size": 24}
@@ -173,6 +231,7 @@ def test_where_weights_are_dequantized_ranks_may_cut_groups(tmp_path: Path) -> N
         ("gptq", "modules_in_block_to_quantize", "_proj", [["mlp.gate", "self_attn.q"]]),
         ("fp8-blocks", "modules_to_not_convert", "mlp.down", ["mlp.down_proj", "mlp.gate"]),
         ("compressed-channel", "ignore", "self_attn", ["lm_head", r"re:.*self_attn\..*"]),
+        ("packed", "ignore", "o_proj", ["lm_head", "re:.*o_proj"]),
         ("compressed-tensor", "ignore", "v_proj", ["lm_head", "re:.*[a-u]v_proj", "v_proj"]),
     ],
 )
@@ -231,9 +290,11 @@ _GROUP = _COMPRESSED["config_groups"]["group_0"]
         ({"quant_method": "awq", "group_size": 0}, "group_size 0"),
         ({**FORMS["gptq"].settings, "bits": 8}, "bits 8"),
         ({**FORMS["gptq"].settings, "is_marlin_format": True}, "marlin"),
-        ({**FORMS["gptq"].settings, "lm_head": True}, "lm_head"),
+        ({**FORMS["gptq"].settings, "dynamic": {"-:mlp": {}}}, "dynamic"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, r"\[128\]"),
         ({**_COMPRESSED, "format": "pack-quantized"}, "pack-quantized"),
+        (compressed_int4(True, num_bits=8), "8 bits"),
+        (compressed_int4(True, 0), "group_size 0"),
         ({**_COMPRESSED, "config_groups": {}}, "one group"),
         ({**_COMPRESSED, "config_groups": {"g": {**_GROUP, "targets": ["re:.*"]}}}, "targets"),
         ({**_COMPRESSED, "ignore": ["re:("]}, r"re:\("),
