@@ -83,9 +83,18 @@ def _difference(config: EngineConfig, changed: EngineConfig) -> str:
 def _title(args: AppArgs, config: EngineConfig, model: ModelConfig, target: MemoryTarget) -> str:
     size = config.tensor_parallel_size
     ranks = "1 rank" if size == 1 else f"each of {size} ranks"
-    return f"{args.model_name}: {model.architecture}, {_names(target)['dtype']}, {ranks} on " + (
+    dtype = _names(target)["dtype"]
+    if model.quantization is not None:
+        dtype += f", {_kept(model, target)}"
+    return f"{args.model_name}: {model.architecture}, {dtype}, {ranks} on " + (
         f"a GPU of {target.total_bytes / GIB:.1f} GiB" if target.device.type == "cuda" else "cpu"
     )
+
+
+def _kept(model: ModelConfig, target: MemoryTarget) -> str:
+    if model.quantization is None:
+        return "as stored"
+    return "quantised" if target.keeps_quantized else "dequantised"
 
 
 def _table(memory: MemoryPlan, config: EngineConfig, target: MemoryTarget) -> Table:
@@ -125,6 +134,7 @@ def _as_json(
         "model": args.model_name,
         "architecture": model.architecture,
         **_names(target),
+        "checkpoint": _kept(model, target),
         "tensor_parallel_size": config.tensor_parallel_size,
         **dataclasses.asdict(memory),
         "num_cache_tokens": memory.num_cache_tokens,

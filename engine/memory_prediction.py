@@ -3,7 +3,7 @@
 Plain arithmetic on `ModelConfig`: no file, no tensor, no device. Of the start it shares the words
 and the rules (engine/kv_cache.py); what the start counts or measures, this says beforehand:
 
-- weights: every matrix, bias and norm in the form it is kept in, of rank 0, which has the most.
+- weights: see `weight_bytes`.
 - step: see `step_bytes` and `kept_bytes`.
 - KV cache: what `cache_bytes` gives once the weights are loaded.
 """
@@ -11,7 +11,7 @@ and the rules (engine/kv_cache.py); what the start counts or measures, this says
 import torch
 
 from engine.config import EngineConfig
-from engine.errors import InvalidConfig, InvalidModel
+from engine.errors import InvalidConfig
 from engine.kv_cache import (
     GIB,
     MIB,
@@ -26,7 +26,7 @@ from engine.kv_cache import (
 from engine.memory_target import MemoryTarget
 from engine.model_config import ModelConfig, check_parallel_size
 from engine.models.decoder_weights import local_heads
-from kernels.weight_sizes import WeightFormat, gated_bytes, linear_bytes, norm_bytes
+from engine.weight_prediction import check_groups, weight_bytes
 from kernels.weights import Packing
 
 _FLOAT_BYTES = torch.float32.itemsize
@@ -37,17 +37,14 @@ _CUBLAS_WORKSPACE_BYTES = 32 << 20
 def predict_memory(config: EngineConfig, model: ModelConfig, target: MemoryTarget) -> MemoryPlan:
     """Return the plan that a start with these settings would print, of rank 0.
 
-    Raises InvalidModel for a quantised checkpoint; InvalidConfig where the start would, and where
-    weights, a step and the KV cache take more than there is.
+    Raises InvalidConfig where the start would refuse the settings, and where weights, a step and
+    the KV cache take more than there is.
     """
-    if model.quantization is not None:
-        raise InvalidModel(
-            "The plan of a quantised checkpoint cannot be predicted yet.",
-            "Start it: the start prints its plan, with what it found.",
-        )
     size = config.tensor_parallel_size
     check_parallel_size(model, size)
-    weights = weight_bytes(model, size, target.dtype, target.packing)
+    if target.keeps_quantized:
+        check_groups(model, size)
+    weights = weight_bytes(model, size, target.dtype, target.packing, target.keeps_quantized)
     settings = (config, model, target.dtype, target.packing, target.device)
     step = step_bytes(*settings) + kept_bytes(*settings)
     geometry = attention_geometry(model, size, target.dtype, config.block_size, num_blocks=1)
@@ -69,30 +66,6 @@ def predict_memory(config: EngineConfig, model: ModelConfig, target: MemoryTarge
         max_model_len=choose_max_model_len(config, model, num_blocks),
         num_host_blocks=num_host_blocks_in(config, size, block_bytes, target.host_bytes),
     )
-
-
-def weight_bytes(model: ModelConfig, size: int, dtype: torch.dtype, packing: Packing) -> int:
-    """Return the bytes of rank 0's weights in a group of `size`.
-
-    The checkpoint counts as stored in the dtype that its config.json names.
-    """
-    form = WeightFormat.of(model.dtype, dtype, packing)
-    hidden, ffn, dim = model.hidden_size, model.intermediate_size // size, model.head_dim
-    num_kv_heads, group_size = local_heads(model, size)
-    vocab_share = -(-model.vocab_size // size)
-    norm = norm_bytes(1, hidden, dtype)
-    layer = (
-        2 * norm
-        + (norm_bytes(group_size + 1, dim, dtype) if model.qk_norm else 0)
-        + linear_bytes(num_kv_heads * (group_size + 2) * dim, hidden, model.qkv_bias, form)
-        + linear_bytes(hidden, num_kv_heads * group_size * dim, model.output_bias, form)
-        + gated_bytes(ffn, hidden, model.mlp_bias, form)
-        + linear_bytes(hidden, ffn, model.mlp_bias, form)
-    )
-    embedding = vocab_share * hidden * form.stored.itemsize
-    is_shared = model.tie_embeddings and form.keeps_what_is_stored
-    head = 0 if is_shared else linear_bytes(vocab_share, hidden, has_bias=False, form=form)
-    return embedding + head + norm + model.num_layers * layer
 
 
 def step_bytes(

@@ -10,6 +10,7 @@ from engine.device import choose_device, choose_dtype, choose_packing
 from engine.errors import InvalidConfig
 from engine.host import available_host_bytes
 from engine.model_config import ModelConfig
+from kernels import ops
 from kernels.weights import Packing
 
 # Neither can be asked for without the GPUs. A process of torch takes 0.5 to 0.6 GiB of an H100
@@ -26,6 +27,8 @@ class MemoryTarget:
     """cpu, or cuda of whatever GPU."""
     dtype: torch.dtype
     packing: Packing
+    keeps_quantized: bool
+    """Matrices that come quantised stay so; see `ops.keeps_quantized`."""
     available_bytes: int
     """Free on the GPU, or on the machine whose ranks share it."""
     total_bytes: int
@@ -88,6 +91,8 @@ def _complete(
         device=device,
         dtype=dtype,
         packing=choose_packing(config, model, device, dtype),
+        # A GPU that is not here has Triton beside it, which comes with torch for CUDA.
+        keeps_quantized=host_bytes is None or ops.keeps_quantized(device),
         available_bytes=free,
         total_bytes=total,
         host_bytes=host_bytes,

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engine.errors import InvalidConfig
 from engine.quantization_config import (
     AwqScheme,
     Fp8Scheme,
@@ -75,6 +76,31 @@ def tensor_shapes(scheme: Scheme, num_outputs: int, num_inputs: int) -> dict[str
                 "weight": (num_outputs, num_inputs),
                 scale_name: (1,) if block_rows is None else scales,
             }
+
+
+def cuts_groups(scheme: Scheme, num_inputs: int) -> bool:
+    """Whether ranks that take so many inputs of a layer each would cut its groups.
+
+    Where a tensor names the group of each input, a rank's may be of any: a part of every group.
+    """
+    match scheme:
+        case GptqScheme(size, has_group_index) | PackedScheme(size, has_group_index):
+            is_ordered = has_group_index
+        case AwqScheme(size) | Fp8Scheme(block_columns=size):
+            is_ordered = False
+    if size is None:
+        return False
+    return is_ordered or (num_inputs % size != 0 and size % num_inputs != 0)
+
+
+def cut_groups(name: str, num_inputs: int, size: int) -> InvalidConfig:
+    """Return the error to raise where ranks cut the groups of a layer; `num_inputs`: of each."""
+    return InvalidConfig(
+        f"The {num_inputs} inputs of {name} that each of {size} ranks takes are no whole groups of "
+        "the quantised checkpoint.",
+        "Use a smaller tensor parallel size, or a checkpoint with smaller groups and, if they have "
+        "an order of their own (desc_act, actorder), without it.",
+    )
 
 
 def unread_endings(scheme: Scheme) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How many bytes `kernels.ops` keeps a weight in, told by its shape alone.
 
 The same rules as `ops.linear_weight`, `ops.gated_weight` and `ops.norm_weight` follow when they
-make it; tests/engine/test_memory_prediction.py compares the two.
+make it; tests/engine/test_weight_prediction.py compares the two.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,21 @@ from kernels.native_library import native_library
 from kernels.weights import Packing
 
 _FLOAT_BYTES = torch.float32.itemsize
+_INDEX_BYTES = torch.int64.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFormat:
+    """What there is beside the values of an INT4 or FP8 matrix, see `WeightGroups`."""
+
+    size: int | None
+    """Inputs of each group; None: all of them."""
+    scale: torch.dtype
+    is_ordered: bool
+    """Inputs are in an order of their own, which is kept."""
+
+
+_OF_EACH_OUTPUT = GroupFormat(None, torch.float32, is_ordered=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,8 @@ class WeightFormat:
     packing: Packing
     num_lanes: int
     """Of the compiled kernels' vectors, in float32; 1 where they do not pack."""
+    groups: GroupFormat = _OF_EACH_OUTPUT
+    """Of INT4 and FP8; by default those of what is rounded to float8 at load."""
 
     @classmethod
     def of(cls, stored: torch.dtype, dtype: torch.dtype, packing: Packing) -> "WeightFormat":
@@ -67,11 +84,22 @@ def _matrix_bytes(num_rows: int, num_inputs: int, has_bias: bool, form: WeightFo
     elif form.packing is Packing.PANELS:
         keeps_halves = form.stored == torch.bfloat16
         num_bytes = num_rows * num_inputs * (form.stored.itemsize if keeps_halves else _FLOAT_BYTES)
-    elif form.packing is Packing.FP8:  # rounded at load: a scale for each output
-        num_bytes = num_rows * (num_inputs + _FLOAT_BYTES)
+    elif form.packing.is_grouped:
+        num_bytes = _grouped_bytes(num_rows, num_inputs, form.packing, form.groups)
     else:
         num_bytes = num_rows * num_inputs * form.dtype.itemsize
     return num_bytes + (bias_bytes if has_bias else 0)
+
+
+def _grouped_bytes(num_rows: int, num_inputs: int, packing: Packing, groups: GroupFormat) -> int:
+    size = min(groups.size or num_inputs, num_inputs)
+    num_groups = -(-num_inputs // size)
+    row_bytes = num_groups * groups.scale.itemsize
+    if packing is Packing.INT4:
+        row_bytes += num_groups * (-(-size // 2) + 1)  # two values a byte, and the zero
+    else:
+        row_bytes += num_inputs
+    return num_rows * row_bytes + (num_inputs * _INDEX_BYTES if groups.is_ordered else 0)
 
 
 def _pad(size: int, multiple: int) -> int:

@@ -50,6 +50,12 @@ class WeightGroups:
     input_order: Tensor | None
     """[in] int64: which input each column of the weight is for; None: its own"""
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps."""
+        kept = (self.scales, self.zeros, self.input_order)
+        return [tensor for tensor in kept if tensor is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class LinearWeight:
@@ -74,7 +80,8 @@ class LinearWeight:
     def tensors(self) -> list[Tensor]:
         """All that it keeps."""
         kept = (self.weight, self.bias, self.scales)
-        return [tensor for tensor in kept if tensor is not None]
+        of_groups = [] if self.groups is None else self.groups.tensors
+        return [tensor for tensor in kept if tensor is not None] + of_groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from engine.attention import SelfAttention
-from engine.errors import InvalidModel
 from engine.feed_forward import FeedForward
 from engine.model_config import ModelConfig
 from engine.models.decoder import Decoder, DecoderLayer
@@ -12,7 +11,7 @@ from engine.models.decoder_tensors import EMBEDDING, FINAL_NORM, expected_tensor
 from engine.parallel import TensorParallel
 from engine.progress import Report
 from engine.quantization_config import HEAD
-from engine.quantized_checkpoint import read_matrix, unread_endings
+from engine.quantized_checkpoint import cut_groups, read_matrix, unread_endings
 from engine.vocabulary import VocabParallelEmbedding, VocabParallelHead
 from engine.weights import WeightSource
 from kernels import ops
@@ -38,7 +37,10 @@ def load_decoder(
     packing: Packing,
     report: Report | None = None,
 ) -> Decoder:
-    """Load this rank's share. Raises InvalidModel when the checkpoint is not such a model.
+    """Load this rank's share.
+
+    Raises InvalidModel when the checkpoint is not such a model; InvalidConfig when so many ranks
+    would cut the groups of a quantised one.
 
     Args:
         checkpoint: of any float dtype, or quantised as the model says.
@@ -224,12 +226,7 @@ class _Loader:
         size, num_inputs = matrix.group_size, len(matrix.group_of_input)
         # A rank whose last group alone is cut must stop too, or it waits for the others.
         if size is None or (is_share and num_inputs % size):
-            raise InvalidModel(
-                f"The {num_inputs} inputs of {name} that each of {self._group.size} ranks takes "
-                "are no whole groups of the quantised checkpoint.",
-                "Use a smaller tensor parallel size, or a checkpoint with smaller groups and, if "
-                "it is GPTQ, without desc_act.",
-            )
+            raise cut_groups(name, num_inputs, self._group.size)
 
     def _vocab_rows(self) -> slice:
         """Return this rank's rows of the vocabulary; the last one where none are left."""

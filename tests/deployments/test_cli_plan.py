@@ -119,6 +119,25 @@ def test_a_gpu_has_to_be_here_or_described(folder: Path, monkeypatch: pytest.Mon
     assert "no size" in refusal(str(folder), "--device-memory", "much").cause
 
 
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+
+
+def test_a_quantised_checkpoint_is_planned_as_its_device_keeps_it(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": AWQ}))
+    words = [str(folder), "--max-model-len", "8192"]
+
+    kept = plan_json(*words, "--device-memory", "80GiB")
+
+    assert kept["checkpoint"] == "quantised"
+    # 68.5 billion of its 70.6 are in groups of 128 that take 64 + 2 + 1 bytes.
+    plain, grouped = 2 * 8192 * 128_256, 80 * (2 * 8192 + 2 * 1024 + 3 * 28672) * 8192
+    assert kept["weight_bytes"] == pytest.approx(2 * plain + grouped * 67 / 128, rel=1e-3)
+    assert ", bfloat16, quantised, 1 rank" in run(*words, "--device-memory", "80GiB").stdout
+    # 28672 inputs in 64 shares of 448 would cut them.
+    error = refusal(*words, "--device-memory", "80GiB", "-tp", "64")
+    assert "no whole groups" in error.cause
+
+
 def test_a_gguf_file_is_planned_from_its_header(tmp_path: Path) -> None:
     path = write_gguf(random_model("llama"), tmp_path / "tiny.gguf")
     words = ["--device", "cpu", "--kv-cache-memory", "1MiB", "--cache-dir", str(tmp_path / "cache")]

@@ -141,7 +141,7 @@ def packed(symmetric: bool, size: int = GROUP, order: Order | None = None) -> Qu
         integers, scales, zeros, meant = round_ordered(weight, g_idx, symmetric)
         parts = {
             "weight_packed": pack_columns(integers),
-            "weight_scale": scales,
+            "weight_scale": scales.to(weight.dtype),
             "weight_shape": torch.tensor(weight.shape),
         }
         if not symmetric:

@@ -1,6 +1,5 @@
 """The predicted memory plan against the one a start comes to."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,24 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.device import choose_dtype, choose_packing
-from engine.errors import InvalidConfig, InvalidModel
+from engine.errors import InvalidConfig
 from engine.fitting_change import smallest_change
 from engine.kv_cache import MemoryPlan
-from engine.memory_prediction import predict_memory, sampler_bytes, step_bytes, weight_bytes
+from engine.memory_prediction import predict_memory, sampler_bytes, step_bytes
 from engine.memory_target import MemoryTarget, find_target
 from engine.model_config import ModelConfig
-from engine.models.decoder_weights import load_decoder
 from engine.parallel import TensorParallel
-from engine.weights import Checkpoint
-from kernels import ops
 from kernels.weights import Packing
 from tests.engine.generation import small_config
-from tests.oracle import CHECKPOINTS, make_checkpoint
+from tests.engine.quantized_files import FORMS, quantize_folder
+from tests.oracle import make_checkpoint
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GIB = 1 << 30
@@ -51,70 +47,6 @@ LARGE = {
 """LLaMA-2-70B: 128.5 GiB of weights."""
 
 
-def store_as(folder: Path, dtype: torch.dtype) -> Path:
-    """Write a checkpoint again in another dtype."""
-    path = folder / "model.safetensors"
-    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
-    config = json.loads((folder / "config.json").read_text())
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def built_bytes(
-    folder: Path, dtype: torch.dtype, packing: Packing, rank: int = 0, size: int = 1
-) -> int:
-    model = ModelConfig.from_folder(folder)
-    with Checkpoint(folder) as checkpoint:
-        group = TensorParallel(rank, size)
-        return load_decoder(checkpoint, model, group, CPU, dtype, packing).num_bytes
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_weights_of_every_architecture_are_predicted_to_the_byte(name: str, tmp_path: Path) -> None:
-    # A vocabulary and widths that fill no panel evenly, and biases where there are any.
-    folder = make_checkpoint(tmp_path, name)
-    model = ModelConfig.from_folder(folder)
-
-    for size in (1, 2):
-        for packing in {Packing.NONE, ops.choose_packing(torch.float32, CPU)}:
-            predicted = weight_bytes(model, size, torch.float32, packing)
-            assert predicted == built_bytes(folder, torch.float32, packing, size=size)
-
-
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(
-    ("dtype", "packing"),
-    [
-        (torch.float32, Packing.PANELS),
-        (torch.float32, Packing.INT8_PANELS),
-        (torch.float32, Packing.NONE),
-        (torch.bfloat16, Packing.NONE),
-    ],
-)
-def test_every_form_of_weights_is_predicted_to_the_byte(
-    stored: torch.dtype, dtype: torch.dtype, packing: Packing, tmp_path: Path
-) -> None:
-    if packing.is_native and not ops.can_quantize(dtype, CPU):
-        pytest.skip("the compiled kernels do not run here")
-    folder = store_as(make_checkpoint(tmp_path, "llama-tied"), stored)
-    model = ModelConfig.from_folder(folder)
-
-    assert model.dtype == stored
-    assert weight_bytes(model, 1, dtype, packing) == built_bytes(folder, dtype, packing)
-
-
-def test_the_first_rank_is_the_one_that_is_predicted_and_has_the_most(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path, "llama-biased")
-    model = ModelConfig.from_folder(folder)
-
-    predicted = weight_bytes(model, 2, torch.float32, Packing.NONE)
-    ranks = [built_bytes(folder, torch.float32, Packing.NONE, rank, 2) for rank in range(2)]
-
-    assert ranks[0] == predicted == max(ranks)
-    assert min(ranks) > 0.97 * predicted
-
-
 def assert_predicts(config: EngineConfig) -> MemoryPlan:
     """Assert that the plan and that of a start agree; return the start's."""
     model = ModelConfig.from_folder(config.model_path)
@@ -138,6 +70,11 @@ def test_a_start_with_a_given_cache_comes_to_the_predicted_plan(
     name: str, changes: dict[str, object], tmp_path: Path
 ) -> None:
     assert_predicts(small_config(make_checkpoint(tmp_path, name), **changes))
+
+
+def test_a_start_with_a_quantised_checkpoint_comes_to_the_predicted_plan(tmp_path: Path) -> None:
+    plain = make_checkpoint(tmp_path / "plain", "llama")
+    assert_predicts(small_config(quantize_folder(plain, tmp_path / "it", FORMS["awq"])))
 
 
 FixMemory = Callable[[int], None]
@@ -182,6 +119,7 @@ def gpu(total_bytes: int = 80 * GIB) -> MemoryTarget:
         device=CUDA,
         dtype=torch.float16,
         packing=Packing.NONE,
+        keeps_quantized=True,
         available_bytes=total_bytes - GIB,
         total_bytes=total_bytes,
         host_bytes=None,
@@ -319,15 +257,3 @@ def test_this_machine_has_what_the_start_takes(tmp_path: Path, free_memory: FixM
     assert target.dtype == choose_dtype(config, model, CPU)
     assert target.packing == choose_packing(config, model, CPU, target.dtype)
     assert target.free_bytes(1) == target.free_bytes(2) == target.host_bytes == 5 * GIB
-
-
-def test_a_quantised_checkpoint_is_not_guessed_at(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path, "llama")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    model = ModelConfig.from_json(config)
-    settings = small_config(tmp_path)
-    target = find_target(settings, ModelConfig.from_folder(folder))
-
-    with pytest.raises(InvalidModel, match="quantised checkpoint"):
-        predict_memory(settings, model, target)

@@ -208,9 +208,9 @@ def test_ranks_that_would_cut_groups_are_refused(tmp_path: Path) -> None:
     ordered = quantize(tmp_path / "b", FORMS["gptq-ordered"])
 
     for rank in range(2):  # 72 inputs of the down projection are three groups
-        with pytest.raises(InvalidModel, match=r"36 inputs of .*down_proj .* 2 ranks(.|\n)*small"):
+        with pytest.raises(InvalidConfig, match=r"36 inputs of .*down_proj .* 2 ranks(.|\n)*small"):
             load(folder, rank, 2)
-        with pytest.raises(InvalidModel, match=r"o_proj(.|\n)*desc_act"):
+        with pytest.raises(InvalidConfig, match=r"o_proj(.|\n)*desc_act"):
             load(ordered, rank, 2)
 
 
