@@ -2,17 +2,14 @@
 
 Weights are read as bytes and widened by shifts, since only GPUs from sm_89 on know float8. Each
 group's product is scaled as a whole in float32. Programs share the work as in
-kernels/gpu/int4_linear.py.
+kernels/gpu/linear_launch.py.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.attention_block import precision_of
-from kernels.gpu.linear_tiles import linear_grid, linear_tile
-from kernels.gpu.sum_splits import sum_splits
+from kernels.gpu.linear_launch import launch_product, store_product
 from kernels.weights import LinearWeight, Packing
 
 WIDENED = tl.constexpr(256.0)
@@ -80,13 +77,7 @@ def _fp8_linear_kernel(
         part = tl.dot(wide, tl.trans(own_x), input_precision=PRECISION)
         total += part * (scale * WIDENED)
 
-    result = tl.trans(total)  # [BLOCK_T, BLOCK_N]
-    if HAS_BIAS:
-        result += tl.load(bias + n, mask=is_output, other=0.0).to(tl.float32)[None, :]
-    row = split.to(tl.int64) * num_tokens + t
-    place = output + row[:, None] * num_outputs + n[None, :]
-    mask = is_token[:, None] & is_output[None, :]
-    tl.store(place, result.to(output.dtype.element_ty), mask=mask)
+    store_product(total, bias, output, n, t, split, num_tokens, num_outputs, HAS_BIAS)
 
 
 def fp8_linear(x: Tensor, weight: LinearWeight) -> Tensor:
@@ -96,47 +87,5 @@ def fp8_linear(x: Tensor, weight: LinearWeight) -> Tensor:
     weight    of FP8 packing: bits of float8_e4m3fn [out, in] uint8, scales [groups, out] of any
               float dtype, bias [out] of the dtype of x
     """
-    groups = weight.groups
     assert weight.packing is Packing.FP8
-    assert groups is not None
-    if groups.input_order is not None:
-        x = x[:, groups.input_order]
-    num_tokens, num_inputs = x.shape
-    num_outputs = len(weight.weight)
-    assert x.stride(1) == 1
-    assert num_inputs == weight.num_inputs
-    if not num_tokens:
-        return x.new_empty(0, num_outputs)
-    tile = linear_tile(num_tokens, groups.size, x.dtype)
-    grid = linear_grid(num_outputs, num_tokens, len(groups.scales), groups.size, tile)
-    num_splits = grid.shape[2]
-    is_split = num_splits > 1
-    output = torch.empty(
-        (num_splits, num_tokens, num_outputs),
-        dtype=torch.float32 if is_split else x.dtype,
-        device=x.device,
-    )
-    _fp8_linear_kernel[grid.shape](
-        x,
-        weight.weight,
-        groups.scales,
-        output if weight.bias is None else weight.bias,
-        output,
-        num_tokens,
-        num_outputs,
-        num_inputs,
-        x.stride(0),
-        weight.weight.stride(0),
-        grid.num_steps,
-        grid.steps_per_split,
-        GROUP_SIZE=groups.size,
-        HAS_BIAS=weight.bias is not None and not is_split,
-        IS_RAGGED=groups.size % tile.block_k != 0 or num_inputs % groups.size != 0,
-        PRECISION=precision_of(x.dtype),
-        BLOCK_N=tile.block_n,
-        BLOCK_T=tile.block_t,
-        BLOCK_K=tile.block_k,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-    )
-    return sum_splits(output, weight.bias, x.dtype) if is_split else output[0]
+    return launch_product(_fp8_linear_kernel, x, weight, values_per_byte=1)

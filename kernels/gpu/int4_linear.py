@@ -1,19 +1,15 @@
 """The product with a matrix of 4-bit integers, scaled in groups of inputs (w4a16).
 
 Each group's product is taken with the integers, which every float dtype holds exactly, and scaled
-as a whole in float32: more exact than scaling the weights, and less to do. One program has a tile
-of outputs and tokens and a range of the inputs; where these are split, kernels/gpu/sum_splits.py
-adds up, so results do not depend on who comes first.
+as a whole in float32: more exact than scaling the weights, and less to do. Programs share the work
+as in kernels/gpu/linear_launch.py.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.attention_block import precision_of
-from kernels.gpu.linear_tiles import linear_grid, linear_tile
-from kernels.gpu.sum_splits import sum_splits
+from kernels.gpu.linear_launch import launch_product, store_product
 from kernels.weights import LinearWeight, Packing
 
 
@@ -76,13 +72,7 @@ def _int4_linear_kernel(
         part = tl.dot(high, tl.trans(high_x), acc=part, input_precision=PRECISION)
         total += part * scale
 
-    result = tl.trans(total)  # [BLOCK_T, BLOCK_N]
-    if HAS_BIAS:
-        result += tl.load(bias + n, mask=is_output, other=0.0).to(tl.float32)[None, :]
-    row = split.to(tl.int64) * num_tokens + t
-    place = output + row[:, None] * num_outputs + n[None, :]
-    mask = is_token[:, None] & is_output[None, :]
-    tl.store(place, result.to(output.dtype.element_ty), mask=mask)
+    store_product(total, bias, output, n, t, split, num_tokens, num_outputs, HAS_BIAS)
 
 
 def int4_linear(x: Tensor, weight: LinearWeight) -> Tensor:
@@ -92,50 +82,5 @@ def int4_linear(x: Tensor, weight: LinearWeight) -> Tensor:
     weight    of INT4 packing: values [out, groups * ceil(size / 2)] uint8, scales [groups, out] of
               any float dtype, zeros [groups, out] uint8, bias [out] of the dtype of x
     """
-    groups = weight.groups
     assert weight.packing is Packing.INT4
-    assert groups is not None
-    assert groups.zeros is not None
-    if groups.input_order is not None:
-        x = x[:, groups.input_order]
-    num_tokens, num_inputs = x.shape
-    num_outputs = len(weight.weight)
-    assert x.stride(1) == 1
-    assert num_inputs == weight.num_inputs
-    if not num_tokens:
-        return x.new_empty(0, num_outputs)
-    half = (groups.size + 1) // 2
-    tile = linear_tile(num_tokens, half, x.dtype)
-    grid = linear_grid(num_outputs, num_tokens, len(groups.scales), half, tile)
-    num_splits = grid.shape[2]
-    is_split = num_splits > 1
-    output = torch.empty(
-        (num_splits, num_tokens, num_outputs),
-        dtype=torch.float32 if is_split else x.dtype,
-        device=x.device,
-    )
-    _int4_linear_kernel[grid.shape](
-        x,
-        weight.weight,
-        groups.scales,
-        groups.zeros,
-        output if weight.bias is None else weight.bias,
-        output,
-        num_tokens,
-        num_outputs,
-        num_inputs,
-        x.stride(0),
-        weight.weight.stride(0),
-        grid.num_steps,
-        grid.steps_per_split,
-        GROUP_SIZE=groups.size,
-        HAS_BIAS=weight.bias is not None and not is_split,
-        IS_RAGGED=groups.size % (2 * tile.block_k) != 0 or num_inputs % groups.size != 0,
-        PRECISION=precision_of(x.dtype),
-        BLOCK_N=tile.block_n,
-        BLOCK_T=tile.block_t,
-        BLOCK_K=tile.block_k,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-    )
-    return sum_splits(output, weight.bias, x.dtype) if is_split else output[0]
+    return launch_product(_int4_linear_kernel, x, weight, values_per_byte=2)
