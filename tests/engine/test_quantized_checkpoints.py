@@ -333,6 +333,15 @@ def test_float8_made_at_load_is_near_the_exact_weights(tmp_path: Path) -> None:
     assert 0 < (exact - rounded).norm() < 0.25 * exact.norm()
 
 
+@pytest.mark.usefixtures("kept")
+def test_float8_made_at_load_is_that_of_a_checkpoint_by_channel(tmp_path: Path) -> None:
+    folder = quantize(tmp_path, FORMS["compressed-channel"])
+
+    made = logits(tmp_path / "plain", quantization="fp8")
+
+    assert torch.equal(made, logits(folder))
+
+
 def test_float8_made_at_load_needs_cuda(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "llama")
 
