@@ -38,7 +38,7 @@ class GpuAttentionPlanner:
         """Plan one step."""
         geometry = self._geometry
         num_decodes = layout.num_decodes
-        config = prefill_config(geometry.head_dim, geometry.dtype, geometry.dtype)
+        config = prefill_config(geometry.head_dim, geometry.dtype)
         cuts = self._cut_decodes(layout, num_decodes) if num_decodes else []
         tiles = work_list.cut_prefills(
             np.diff(layout.query_start_loc)[num_decodes:],

@@ -1,6 +1,6 @@
 """Tile sizes of the attention kernels, chosen once: the largest that keep all in registers.
 
-tests/triton/test_compile.py compiles them for every target and fails on spills.
+tests/triton/test_compile.py compiles them for every target and every Triton, and fails on spills.
 """
 
 from dataclasses import dataclass
@@ -34,22 +34,23 @@ def decode_config(head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -
     return LaunchConfig(0, 64 if cache_dtype == dtype else 32, 4, 3)
 
 
-def prefill_config(head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> LaunchConfig:
-    """Return how `prefill_attention` is launched; block_m does not depend on the cache."""
+def prefill_config(head_dim: int, dtype: torch.dtype) -> LaunchConfig:
+    """Return how `prefill_attention` is launched, whatever the cache holds."""
     if dtype == torch.float32:
         return LaunchConfig(32, 16, 8, 1)
+    is_hopper, is_amd = _target()
+    # On AMD what is on its way waits in registers, and there is no room for it beside the tile.
     if head_dim > 128:
-        return LaunchConfig(64, 32, 8, 2)
-    return LaunchConfig(128, 64 if _has_room(cache_dtype != dtype) else 32, 8, 3)
+        return LaunchConfig(64, 32, 8, 1 if is_amd else 2)
+    # From Hopper on, tensor cores take operands from shared memory: registers hold longer tiles.
+    return LaunchConfig(128, 64 if is_hopper or is_amd else 32, 8, 1 if is_amd else 3)
 
 
 @cache
-def _has_room(is_float8: bool) -> bool:
-    """Whether the registers hold a prefill tile of 128 rows and 64 keys."""
+def _target() -> tuple[bool, bool]:
+    """Whether this is an NVIDIA GPU from Hopper on, or an AMD GPU; the interpreter is the first."""
     if triton.knobs.runtime.interpret:
-        return True
+        return True, False
     target = triton.runtime.driver.active.get_current_target()
-    if target.backend != "cuda":
-        return not is_float8
-    # From Hopper on, tensor cores take operands from shared memory.
-    return int(target.arch) >= _HOPPER
+    is_cuda = target.backend == "cuda"
+    return is_cuda and int(target.arch) >= _HOPPER, not is_cuda

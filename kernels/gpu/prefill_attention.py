@@ -190,7 +190,7 @@ def attend_prefills(
     scale: of the scores, before any softcap.
     """
     _, num_kv_heads, group_size, head_dim = query.shape
-    config = prefill_config(head_dim, query.dtype, kv_cache.dtype)
+    config = prefill_config(head_dim, query.dtype)
     k_scale, v_scale = variant.scales or (output, output)  # anything: not read without scales
     _prefill_kernel[(len(plan.tiles), num_kv_heads)](
         query,
