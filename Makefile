@@ -11,6 +11,10 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Versions of Triton for which `make test` compiles the GPU kernels beside the installed one; Linux
+# alone has wheels of it.
+TRITONS := $(if $(filter Linux,$(shell uname -s)),$(shell cat tests/triton/versions.txt))
+TRITON_STAMPS := $(TRITONS:%=.venv/tritons/%/.installed)
 
 .PHONY: help setup serve test test-gpu check bench bench-gpu experiment clean
 
@@ -42,9 +46,15 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard kernels/native/*)
 serve: setup
 	$(BIN)/pageray serve $(ARGS)
 
-test: setup
+test: setup $(TRITON_STAMPS)
 	$(BIN)/pageray pull smollm2
 	$(BIN)/pytest -m 'not gpu' $(ARGS)
+
+# Without dependencies: it lies before the installed one on the path of the compile gate alone.
+.venv/tritons/%/.installed: | $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) triton==$*
+	@touch $@
 
 check: setup
 	$(BIN)/ruff check .

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+import pytest
 import torch
-from gguf import GGMLQuantizationType as QuantType
-from gguf import TokenType
 from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +17,12 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+pytest.importorskip("gguf", reason="gguf is not installed here")
+
+import gguf
+from gguf import GGMLQuantizationType as QuantType
+from gguf import TokenType
 
 SIZES = {
     "vocab_size": 288,

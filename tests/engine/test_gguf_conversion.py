@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType as QuantType
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+pytest.importorskip("gguf", reason="gguf is not installed here")
+
+import gguf
+from gguf import GGMLQuantizationType as QuantType
 
 from engine.errors import InvalidModel
 from engine.gguf_conversion import convert_gguf

@@ -4,12 +4,15 @@ import contextlib
 import shutil
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as QuantType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+pytest.importorskip("gguf", reason="gguf is not installed here")
+
+import gguf
+from gguf import GGMLQuantizationType as QuantType
 
 from engine.errors import InvalidModel
 from engine.gguf_reader import GgufFile

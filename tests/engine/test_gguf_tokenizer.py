@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("gguf", reason="gguf is not installed here")
+
 from gguf import TokenType
 
 from engine.errors import InvalidModel
