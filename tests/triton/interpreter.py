@@ -3,8 +3,9 @@
 The interpreter keeps bfloat16 as 16-bit integers. Its matrix products and arithmetic take those for
 numbers, silently, and its conversion from float32 rounds otherwise than GPUs and torch do. Here
 operands are widened first and results rounded to nearest, ties to even; and what becomes float8 is
-rounded by torch, as the interpreter is off by one unit or two. This reaches into private parts of
-Triton: `test_interpreter.py` fails where they have changed.
+rounded by torch, as the interpreter is off by one unit or two. With Triton 3.6 and NumPy 2.5 it
+cannot loop. This reaches into private parts of Triton: `test_interpreter.py` fails where they have
+changed.
 """
 
 from collections.abc import Callable
@@ -47,9 +48,9 @@ def _round_float8(values: np.ndarray) -> np.ndarray:
 
 
 def _mend() -> None:
-    from triton.runtime.interpreter import InterpreterBuilder
+    from triton.runtime import interpreter
 
-    builder: Any = InterpreterBuilder
+    builder: Any = interpreter.InterpreterBuilder
     builder.binary_op = _widen_operands(builder.binary_op)
     builder.create_dot = _widen_matrices(builder.create_dot)
     convert = _convert_rightly(builder.cast_impl)
@@ -57,6 +58,7 @@ def _mend() -> None:
     for name in ("cast_impl", "create_fp_ext", "create_fp_trunc"):
         setattr(builder, name, convert)
     builder.create_fp_to_fp = _convert_rightly(builder.create_fp_to_fp)
+    interpreter._patch_lang_tensor = _index_by_scalars(interpreter._patch_lang_tensor)
 
 
 def _is(handle: Any, dtype: Any) -> bool:
@@ -114,3 +116,12 @@ def _convert_rightly(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, src, dst_type, *rest)
 
     return convert
+
+
+def _index_by_scalars(original: Callable[..., Any]) -> Callable[..., Any]:
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        original(tensor, scope)
+        # Scalars are arrays of one element, of which NumPy makes no int by itself.
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    return patch_tensor
