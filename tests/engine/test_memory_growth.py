@@ -13,6 +13,7 @@ MAX_BYTES_PER_REQUEST = 128
 
 
 def bytes_per_request(*folder: str) -> float:
+    pytest.importorskip("psutil", reason="psutil is not installed here")
     command = [sys.executable, "-m", "tests.engine.memory_growth", *folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

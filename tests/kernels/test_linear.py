@@ -1,5 +1,6 @@
 """Linear layers, packed and plain, against a product in float64."""
 
+import importlib.metadata
 import shutil
 from collections.abc import Iterator
 
@@ -97,6 +98,10 @@ def test_float32_packs_on_this_processor() -> None:
 @pytest.mark.skipif(
     shutil.which("g++") is None or torch.backends.cpu.get_cpu_capability() == "DEFAULT",
     reason="needs a C++ compiler and AVX2",
+)
+@pytest.mark.skipif(
+    not any(importlib.metadata.distributions(name="pageray")),
+    reason="PageRay is not installed here, only to be imported: nothing was compiled",
 )
 def test_a_machine_with_a_compiler_has_the_compiled_kernels() -> None:
     assert ops.choose_packing(torch.float32, CPU) is Packing.PANELS
