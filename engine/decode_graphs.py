@@ -157,7 +157,7 @@ def _idle_step() -> StepInput:
     """One sequence that stores nothing and reads a block that may hold anything."""
     zero, one = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.int32)
     starts = np.array([0, 1], dtype=np.int32)
-    layout = StepLayout(starts, one, zero[:, None], slot_mapping=-one, rows=zero)
+    layout = StepLayout(starts, one, zero[:, None], slot_mapping=-one, rows=zero, grown=zero[:0])
     return StepInput(token_ids=zero, positions=zero, logits_rows=zero, layout=layout)
 
 

@@ -37,11 +37,14 @@ class InputBatch:
         """Return the step's arrays; the logits rows are those of `batch.wanting`, in its order."""
         requests = [item.request for item in batch.requests]
         self._release_rows(requests)
-        rows = np.array([self._row(request) for request in requests], dtype=np.int64)
+        known = [self._row(request) for request in requests]
+        rows = np.array([row.index for row in known], dtype=np.int64)
+        has_grown = np.array([self._grow(*pair) for pair in zip(known, requests, strict=True)])
         computed = np.array(batch.starts, dtype=np.int32)
         counts = np.array([item.num_scheduled_tokens for item in batch.requests], dtype=np.int32)
         order = self._order(computed, counts)
         rows, computed, counts = rows[order], computed[order], counts[order]
+        grown = np.flatnonzero(has_grown[order]).astype(np.int32)
 
         query_start_loc = np.zeros(len(requests) + 1, dtype=np.int32)
         np.cumsum(counts, out=query_start_loc[1:])
@@ -63,7 +66,7 @@ class InputBatch:
             # In the batch's order, which changes less from step to step than ours.
             logits_rows=last_rows[batch.wanting],
             layout=StepLayout(
-                query_start_loc, seq_lens, block_tables, slot_mapping, rows.astype(np.int32)
+                query_start_loc, seq_lens, block_tables, slot_mapping, rows.astype(np.int32), grown
             ),
             moves=np.array(batch.moves, dtype=np.int32).reshape(-1, 3),
         )
@@ -73,20 +76,24 @@ class InputBatch:
         key = np.where(counts > 1, 1, -(computed // self._block_size))
         return np.argsort(key, kind="stable")
 
-    def _row(self, request: Request) -> int:
-        """Bring the request's block table up to date and return its row."""
+    def _row(self, request: Request) -> _Row:
         row = self._rows.get(request)
         if row is None:
             row = self._rows[request] = _Row(self._free.pop())
         if row.num_preemptions != request.num_preemptions:
             row.num_preemptions = request.num_preemptions
             row.num_blocks = 0  # it has come back with other blocks
+        return row
+
+    def _grow(self, row: _Row, request: Request) -> bool:
+        """Bring the request's block table up to date; return whether it was not."""
+        num_blocks = len(request.block_ids)
+        if num_blocks == row.num_blocks:
+            return False
         new_block_ids = request.block_ids[row.num_blocks :]
-        if new_block_ids:
-            last = row.num_blocks + len(new_block_ids)
-            self._block_tables[row.index, row.num_blocks : last] = new_block_ids
-            row.num_blocks = last
-        return row.index
+        self._block_tables[row.index, row.num_blocks : num_blocks] = new_block_ids
+        row.num_blocks = num_blocks
+        return True
 
     def _release_rows(self, requests: list[Request]) -> None:
         """Give back the rows of sequences that have ended or were preempted."""

@@ -63,6 +63,9 @@ class StepLayout:
     """[num_tokens]: block_id * block_size + offset, where each token's KV goes."""
     rows: IntArray
     """[num_seqs]: a number of its own for each sequence, the same in every step it runs."""
+    grown: IntArray | None = None
+    """Sequences whose tables are not those that they had when their rows were last in a step; None:
+    any of them. To compare all would take longer than a step where some are long."""
 
     @property
     def num_seqs(self) -> int:

@@ -49,7 +49,7 @@ class GpuAttentionPlanner:
         arrays = [layout.slot_mapping, layout.query_start_loc, layout.seq_lens, tiles]
         for cut in cuts:
             arrays += [cut.work, cut.part_ranges]
-        changes = self._store.changes(layout.rows, layout.block_tables)
+        changes = self._store.changes(layout)
         uploaded = self._staging.upload([*arrays, *changes])
         slots, query_start_loc, seq_lens, tiles_there, *of_windows = uploaded[:-2]
         self._store.apply(*uploaded[-2:])
@@ -85,7 +85,7 @@ class GpuAttentionPlanner:
             part_ranges = np.zeros((num_rows, 2), dtype=np.int32)
             part_ranges[:num_seqs] = cut.part_ranges
             arrays += [work, part_ranges]
-        return [*arrays, *self._store.changes(layout.rows, layout.block_tables)]
+        return [*arrays, *self._store.changes(layout)]
 
     def plan_padded(self, uploaded: list[Tensor], num_rows: int) -> GpuAttentionPlan:
         """Plan a step of decodes from what `pad` gave, on the device: the same for all such steps.

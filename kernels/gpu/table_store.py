@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.layout import IntArray
+from kernels.layout import IntArray, StepLayout
 
 _BLOCK = 256
 
@@ -48,10 +48,13 @@ class TableStore:
         tables[:old_rows, :old_blocks] = self.tables
         self.tables = tables
 
-    def changes(self, rows: IntArray, tables: IntArray) -> tuple[IntArray, IntArray]:
-        """Take over tables [num_seqs, blocks]; return the places and values that `apply` needs."""
+    def changes(self, layout: StepLayout) -> tuple[IntArray, IntArray]:
+        """Take over a step's tables; return the places and values that `apply` needs."""
+        rows, tables = layout.rows, layout.block_tables
         num_blocks = tables.shape[1]
         self.reserve(int(rows.max()) + 1, num_blocks)
+        if layout.grown is not None:
+            rows, tables = rows[layout.grown], tables[layout.grown]
         sequences, columns = np.nonzero(self._mirror[rows, :num_blocks] != tables)
         values = tables[sequences, columns]
         owners = rows[sequences]

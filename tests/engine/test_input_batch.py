@@ -9,6 +9,7 @@ from engine.input_batch import InputBatch
 from engine.request import Request, RequestStatus
 from engine.sampling_params import SamplingParams
 from engine.step_input import StepInput
+from kernels.layout import StepLayout
 
 BLOCK_SIZE = 4
 MAX_NUM_SEQS = 4
@@ -81,6 +82,7 @@ class _Driver:
         self.running: list[Request] = []
         self.preempted: list[Request] = []
         self.num_started = 0
+        self.tables: dict[int, list[int]] = {}
 
     def start(self, num_prompt_tokens: int) -> None:
         if len(self.running) + len(self.preempted) < MAX_NUM_SEQS:
@@ -108,6 +110,15 @@ class _Driver:
             ended.status = RequestStatus.FINISHED
             self.free_blocks += ended.block_ids
 
+    def follow(self, layout: StepLayout) -> None:
+        """Keep tables by what is said to have grown alone; they must be right all the same."""
+        assert layout.grown is not None
+        for i in layout.grown:
+            self.tables[layout.rows[i]] = layout.block_tables[i].tolist()
+        for i, row in enumerate(layout.rows):
+            num_blocks = -(-int(layout.seq_lens[i]) // BLOCK_SIZE)
+            assert self.tables[row][:num_blocks] == layout.block_tables[i, :num_blocks].tolist()
+
     def step(self, num_requests: int, most_tokens: int) -> None:
         """Compute the oldest requests; the others wait for the budget."""
         chosen = []
@@ -119,7 +130,9 @@ class _Driver:
         if not chosen:
             return
         batch = Batch(sorted(chosen, key=lambda item: item.num_scheduled_tokens > 1))
-        check(self.inputs.step_input(batch), batch)
+        step = self.inputs.step_input(batch)
+        check(step, batch)
+        self.follow(step.layout)
         for item in chosen:
             item.request.num_computed_tokens += item.num_scheduled_tokens
         for i in batch.wanting:
