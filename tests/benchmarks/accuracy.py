@@ -1,15 +1,20 @@
-"""What quantization costs in accuracy, on texts of the repository.
+"""What each form of weights costs in accuracy, on texts that are on every machine.
 
-`python -m tests.benchmarks.accuracy` tells the perplexity of float32 and of the quantized model,
-how often both find the same token likeliest after the same text, and after how many tokens their
-greedy continuations part.
+`python -m tests.benchmarks.accuracy` prints a Markdown table: each form beside the checkpoint as it
+is in float32, by the perplexity of three texts, how often both find the same token likeliest after
+the same text, and after how many tokens their greedy continuations part. Everything is computed on
+CPU, in float32 unless the form says otherwise: checkpoints that come quantised are dequantised at
+load there, to the numbers that CUDA multiplies.
 """
 
 import argparse
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +27,7 @@ from engine.config import EngineConfig
 from engine.model_store import DEFAULT_MODEL, resolve_model
 from engine.parallel import TensorParallel
 from engine.tokenizer import Tokenizer
+from tests.benchmarks.quantized_forms import FORMS, write_form
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 256  # tokens that are read at once, from nothing
@@ -46,69 +52,83 @@ about forty minutes. When you tap the bottom and it sounds hollow, the bread is 
 before you cut the first slice.
 """
 
+TEXTS = {
+    "prose": PROSE,
+    "licence": (ROOT / "LICENSE").read_text(),
+    "manual": topics["execmodel"] + topics["import"],  # of Python itself
+}
+EXACT: Mapping[str, Any] = {"dtype": "float32"}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "computed in bfloat16": {"dtype": "bfloat16"},
+    "computed in float16": {"dtype": "float16"},
+    "w8a8": {**EXACT, "quantization": "w8a8"},
+}
+"""What is asked of the engine beside the checkpoint as it is."""
+
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """A quantized model beside float32 on the same tokens."""
+class Reading:
+    """What a model finds of the next token at each position of its windows."""
 
-    perplexity: float
-    quantized_perplexity: float
-    agreement: float
-    """Share of positions whose likeliest next token is the same."""
+    losses: Tensor
+    """Of the token that came, [positions]."""
+    likeliest: Tensor
+    """[positions]"""
 
+    @property
+    def perplexity(self) -> float:
+        """Return the perplexity over all positions."""
+        return float(self.losses.mean().exp())
 
-def windows_of(folder: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of the texts, in windows; what does not fill one is left out."""
-    tokenizer = Tokenizer.from_folder(folder)
-    windows = []
-    for text in texts:
-        token_ids = tokenizer.encode(text)
-        whole = range(0, len(token_ids) - WINDOW + 1, WINDOW)
-        windows += [token_ids[first : first + WINDOW] for first in whole]
-    return windows
+    def agreement(self, other: "Reading") -> float:
+        """Return the share of positions whose likeliest token is the same."""
+        return float((self.likeliest == other.likeliest).float().mean())
 
 
-def logits_of(folder: Path, windows: Sequence[list[int]], quantization: str | None) -> Tensor:
-    """Logits of all windows: [windows, WINDOW, vocab]."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model makes of a text."""
+
+    reading: Reading
+    continuations: list[list[int]]
+    """Greedy tokens after the beginning of each window."""
+
+
+def windows_of(folder: Path, text: str) -> list[list[int]]:
+    """Token ids of a text, in windows; what does not fill one is left out."""
+    token_ids = Tokenizer.from_folder(folder).encode(text)
+    whole = range(0, len(token_ids) - WINDOW + 1, WINDOW)
+    return [token_ids[first : first + WINDOW] for first in whole]
+
+
+def read_windows(folder: Path, windows: Sequence[list[int]], **settings: Any) -> Reading:
+    """Read the windows with a model."""
     config = EngineConfig(
         model_path=folder,
         model_name="accuracy",
         device="cpu",
-        dtype="float32",
         kv_cache_bytes=64 << 20,
-        quantization=quantization,
+        **settings,
     )
     runner, _ = build_runner(config, TensorParallel.single())
     step = example_step([WINDOW], config.block_size, num_rows=WINDOW)
-    logits = []
+    losses, likeliest = [], []
     for window in windows:
-        rows = runner.forward(replace(step, token_ids=np.array(window, dtype=np.int32)))
+        token_ids = np.array(window, dtype=np.int32)
+        rows = runner.forward(replace(step, token_ids=token_ids))
         assert rows is not None
-        logits.append(rows.clone())
-    return torch.stack(logits)
-
-
-def measure(folder: Path, texts: Sequence[str], quantization: str) -> Accuracy:
-    """Read the texts with both models."""
-    windows = windows_of(folder, texts)
-    exact = logits_of(folder, windows, None)
-    quantized = logits_of(folder, windows, quantization)
-    same = (exact.argmax(-1) == quantized.argmax(-1)).float().mean()
-    return Accuracy(_perplexity(exact, windows), _perplexity(quantized, windows), float(same))
-
-
-def _perplexity(logits: Tensor, windows: Sequence[list[int]]) -> float:
-    targets = torch.tensor(windows)[:, 1:]
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
-    return float(loss.exp())
+        logits, targets = rows[:-1].float(), torch.from_numpy(token_ids[1:]).long()
+        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+        likeliest.append(logits.argmax(-1))
+    return Reading(torch.cat(losses), torch.cat(likeliest))
 
 
 def greedy(
-    folder: Path, prompts: list[list[int]], num_tokens: int, quantization: str | None
+    folder: Path, prompts: list[list[int]], num_tokens: int, **settings: Any
 ) -> list[list[int]]:
     """Greedy tokens of each prompt."""
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
-    with LLM(folder, device="cpu", dtype="float32", quantization=quantization) as llm:
+    with LLM(folder, device="cpu", **settings) as llm:
         generations = llm.generate(list(prompts), params)
     return [list(generation.choices[0].token_ids) for generation in generations]
 
@@ -119,27 +139,55 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     return next(differing, len(left))
 
 
+def answers(folder: Path, num_tokens: int, **settings: Any) -> dict[str, Answer]:
+    """What a model makes of each text."""
+    found = {}
+    for name, text in TEXTS.items():
+        windows = windows_of(folder, text)
+        prompts = [window[:PROMPT_TOKENS] for window in windows]
+        found[name] = Answer(
+            read_windows(folder, windows, **settings),
+            greedy(folder, prompts, num_tokens, **settings),
+        )
+    return found
+
+
+def row(name: str, found: Mapping[str, Answer], exact: Mapping[str, Answer]) -> str:
+    """One line of the table: a form beside the exact model."""
+    changes, agreements, lengths = [], [], []
+    for text, answer in found.items():
+        own, other = answer.reading, exact[text].reading
+        changes.append(f"{own.perplexity / other.perplexity - 1:+.1%}")
+        agreements.append(f"{own.agreement(other):.1%}")
+        pairs = zip(answer.continuations, exact[text].continuations, strict=True)
+        lengths += [common_length(*pair) for pair in pairs]
+    same = f"{statistics.mean(lengths):.0f}"
+    return f"| {name} | {' | '.join(changes)} | {' | '.join(agreements)} | {same} |"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--quantization", default="w8a8")
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of each greedy continuation")
+    parser.add_argument("--only", default="", help="the forms whose names hold this")
     parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "pageray")
     options = parser.parse_args()
-    folder = resolve_model(options.model, cache_dir=options.cache_dir)
-    for name, text in {"prose": PROSE, "LICENSE": (ROOT / "LICENSE").read_text()}.items():
-        accuracy = measure(folder, [text], options.quantization)
-        prompts = [window[:PROMPT_TOKENS] for window in windows_of(folder, [text])]
-        exact = greedy(folder, prompts, options.tokens, None)
-        quantized = greedy(folder, prompts, options.tokens, options.quantization)
-        lengths = [common_length(*pair) for pair in zip(exact, quantized, strict=True)]
-        print(
-            f"{name}: perplexity {accuracy.perplexity:.3f} -> {accuracy.quantized_perplexity:.3f} "
-            f"({accuracy.quantized_perplexity / accuracy.perplexity - 1:+.1%}), "
-            f"likeliest token the same at {accuracy.agreement:.1%}, greedy tokens the same for "
-            f"{statistics.mean(lengths):.0f} of {options.tokens} (mean of {len(lengths)})"
-        )
+    plain = resolve_model(options.model, cache_dir=options.cache_dir)
+    exact = answers(plain, options.tokens, **EXACT)
+    texts = [f"{name} {found.reading.perplexity:.2f}" for name, found in exact.items()]
+    sizes = [len(found.reading.losses) for found in exact.values()]
+    print(f"positions: {sizes}, continuations: {options.tokens} tokens each")
+    print(f"| form | {' | '.join(texts)} | {' | '.join(TEXTS)} | greedy |")
+    print("|---" * (2 * len(TEXTS) + 2) + "|")
+    for name, settings in SETTINGS.items():
+        if options.only in name:
+            print(row(name, answers(plain, options.tokens, **settings), exact), flush=True)
+    for name, form in FORMS.items():
+        if options.only in name:
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = write_form(plain, Path(scratch) / "form", form)
+                print(row(name, answers(folder, options.tokens, **EXACT), exact), flush=True)
 
 
 if __name__ == "__main__":
