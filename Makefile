@@ -25,7 +25,7 @@ help:
 	@echo 'make check    lint, format, types, import rules'
 	@echo 'make bench    measure PageRay beside vLLM, llama.cpp and transformers'
 	@echo 'make test-gpu  the kernels and the engine on a CUDA device, with the Python at hand: no setup'
-	@echo 'make bench-gpu  what they reach of what the device can do: make bench-gpu ARGS="--json gpu.json"'
+	@echo 'make bench-gpu  what they reach of what the device can do: make bench-gpu ARGS="--only attention Qwen3"'
 	@echo 'make experiment  paging against a full reservation and contiguous slots'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 

@@ -1,85 +1,108 @@
-"""Everything in one command: `python -m tests.benchmarks.gpu --json FILE`, under nine minutes."""
+"""Everything in one command: `python -m tests.benchmarks.gpu`, under nine minutes."""
 
 import argparse
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tests.benchmarks.gpu.attention import measure_attention
+from tests.benchmarks.gpu.bench import Bench, Row, Rows
+from tests.benchmarks.gpu.device import CudaDevice, Device
 from tests.benchmarks.gpu.figure import draw
-from tests.benchmarks.gpu.models import CONFIGS, write_config
+from tests.benchmarks.gpu.models import write_config
+from tests.benchmarks.gpu.operations import measure_operations
 from tests.benchmarks.gpu.peers import measure_transformers, measure_vllm
-from tests.benchmarks.gpu.steps import measure_steps, measure_throughput
-from tests.benchmarks.gpu.timing import measure_ceilings
+from tests.benchmarks.gpu.sizes import Sizes
+from tests.benchmarks.gpu.steps import measure_steps
+from tests.benchmarks.gpu.throughput import measure_first_token, measure_throughput
 
 _LIMIT_S = 480.0
 """No part begins after so long; each takes less than a minute."""
 
-Rows = Iterator[dict[str, Any]]
-
 
 def main() -> None:
-    """Measure, print a row as soon as it is there, and write all of them down."""
+    """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, help="SVG file")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/bench-gpu"), help="folder of results.json and .svg"
+    )
+    parser.add_argument(
+        "--only", nargs="*", help="parts whose names contain one of these, e.g. attention Qwen3"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("There is no CUDA device here.\nRun this on a machine with one.")
+    run(CudaDevice(), Sizes(), options.out, options.only or [""])
+
+
+def run(device: Device, sizes: Sizes, out: Path, only: Sequence[str]) -> list[Row]:
+    """Measure the parts named, print a row as soon as it is there, and write all of them down."""
     started = time.perf_counter()
-    ceilings = measure_ceilings()
-    rows: list[dict[str, Any]] = [
-        {
-            "what": torch.cuda.get_device_name(),
-            "GB/s": ceilings.gb_per_s,
-            "TFLOP/s": ceilings.tflop_per_s,
-        }
-    ]
-    _show(rows[0])
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    _add(rows, {"what": device.name, "torch": torch.__version__})
+    bench = Bench.start(device, sizes)
+    rates = bench.ceilings
+    _add(rows, {"what": "ceilings", "GB/s": rates.gb_per_s, "TFLOP/s": rates.tflop_per_s})
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: write_config(Path(folder), name) for name in CONFIGS}
-        qwen = paths["Qwen3-0.6B"]
-        parts: list[Callable[[], Rows]] = [
-            partial(measure_attention, ceilings),
-            *(partial(measure_steps, path, ceilings) for path in paths.values()),
-            partial(measure_throughput, qwen),
-            partial(measure_transformers, qwen),
-            partial(measure_vllm, qwen),
-        ]
-        for part in parts:
+        for name, part in _parts(bench, Path(folder)).items():
+            if not any(word in name for word in only):
+                continue
             if time.perf_counter() - started > _LIMIT_S:
-                rows.append({"what": "the rest", "skipped": f"{_LIMIT_S:g} s are over"})
-                break
-            try:
-                for row in part():
-                    rows.append(row)
-                    _show(row)
-            except Exception as error:  # noqa: BLE001  the other parts are still worth having
-                rows.append({"what": "a part failed", "error": repr(error)[:500]})
-                _show(rows[-1])
-            torch.cuda.empty_cache()
-            if options.json:  # after each part: the machine may be taken away
-                options.json.write_text(json.dumps(rows, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    if options.plot:
-        draw(rows, options.plot)
+                _add(rows, {"what": name, "skipped": f"{_LIMIT_S:g} s are over"})
+                continue
+            _run_part(rows, name, part)
+            device.free()
+            _write(rows, out)  # after each part: the machine may be taken away
+    _add(rows, {"what": "all of this", "s": time.perf_counter() - started})
+    _write(rows, out)
+    return rows
 
 
-def _show(row: dict[str, Any]) -> None:
+def _parts(bench: Bench, folder: Path) -> dict[str, Callable[[], Rows]]:
+    """Return what there is to measure, what matters most first."""
+    paths = {name: write_config(folder, name, own) for name, own in bench.sizes.models.items()}
+    compared = paths[bench.sizes.compared_model]
+    return {
+        "attention": partial(measure_attention, bench),
+        "operations": partial(measure_operations, bench),
+        **{f"steps of {name}": partial(measure_steps, bench, paths[name]) for name in paths},
+        "throughput": partial(measure_throughput, bench, compared),
+        "first token": partial(measure_first_token, bench, compared),
+        "transformers": partial(measure_transformers, bench, compared),
+        "vllm": partial(measure_vllm, bench, compared),
+    }
+
+
+def _run_part(rows: list[Row], name: str, part: Callable[[], Rows]) -> None:
+    started = time.perf_counter()
+    try:
+        for row in part():
+            _add(rows, row)
+    except Exception as error:  # noqa: BLE001  the other parts are still worth having
+        _add(rows, {"what": f"{name} failed", "error": repr(error)[:500]})
+    _add(rows, {"what": f"all of {name}", "s": time.perf_counter() - started})
+
+
+def _add(rows: list[Row], row: Row) -> None:
+    rows.append(row)
     values = (
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in row.items()
         if name != "what"
     )
-    print(f"{row['what']:<44} {'  '.join(values)}", flush=True)
+    print(f"{row['what']:<52} {'  '.join(values)}", flush=True)
+
+
+def _write(rows: Sequence[Row], out: Path) -> None:
+    (out / "results.json").write_text(json.dumps(rows, indent=1))
+    draw(rows, out / "results.svg")
 
 
 if __name__ == "__main__":
