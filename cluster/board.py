@@ -11,7 +11,9 @@ from typing import Any
 
 from cluster.ledger import Ledger
 from cluster.placement import PlacementPolicy, PlacementView, RequestNeed, rank
+from cluster.prefix_index import PrefixIndex, block_key
 from cluster.snapshot import ReplicaSnapshot
+from engine.cache_log import CacheChanges
 from engine.snapshot import EngineSnapshot
 
 
@@ -39,6 +41,7 @@ class Board:
         self._members: dict[str, Mapping[str, Any]] = {}
         self._reports: dict[str, _Report] = {}
         self._ledger = Ledger()
+        self._index = PrefixIndex()
         self._num_choices = 0
         self._subscribers: list[Callable[[], None]] = []
 
@@ -48,7 +51,7 @@ class Board:
             changed = self._members != members
             for replica_id in self._members.keys() - members.keys():
                 self._reports.pop(replica_id, None)
-                self._ledger.drop_replica(replica_id)
+                self._forget(replica_id)
             self._members = dict(sorted(members.items()))
             subscribers = list(self._subscribers) if changed else []
         for notify in subscribers:
@@ -65,18 +68,28 @@ class Board:
             self._subscribers.append(notify)
 
     def update(
-        self, replica_id: str, snapshot: EngineSnapshot, accepted: Sequence[str] = ()
+        self,
+        replica_id: str,
+        snapshot: EngineSnapshot,
+        accepted: Sequence[str] = (),
+        changes: CacheChanges | None = None,
     ) -> None:
-        """Take in a snapshot and the requests it covers; it may arrive late or out of order."""
+        """Take in a snapshot and the requests it covers; it may arrive late or out of order.
+
+        Changes of the cache must come in order, and none may be missing.
+        """
         with self._lock:
             if replica_id not in self._members:
                 return  # draining: it finishes what it has and gets nothing new
             known = self._reports.get(replica_id)
             if known is not None and known.engine.epoch != snapshot.epoch:
-                self._ledger.drop_replica(replica_id)
+                self._forget(replica_id)
                 known = None
             for request_id in accepted:
                 self._ledger.acknowledge(replica_id, request_id)
+            if changes is not None:
+                self._index.add(replica_id, map(block_key, changes.added))
+                self._index.remove(replica_id, map(block_key, changes.removed))
             if known is None or snapshot.sequence >= known.engine.sequence:
                 self._reports[replica_id] = _Report(snapshot, self._clock())
 
@@ -86,7 +99,7 @@ class Board:
             report = self._reports.get(replica_id)
             if report is not None:
                 report.connected = False
-            self._ledger.drop_replica(replica_id)
+            self._forget(replica_id)
 
     def snapshots(self) -> list[ReplicaSnapshot]:
         """Newest snapshot of every member that has reported."""
@@ -96,22 +109,25 @@ class Board:
     def choose(self, need: RequestNeed, among: Container[str] | None = None) -> str | None:
         """Place a request and enter it in the ledger; None when no replica can take it."""
         with self._lock:
-            snapshots = {
-                snapshot.replica_id: snapshot
+            cached = self._index.overlaps(need.block_keys)
+            views = {
+                snapshot.replica_id: PlacementView.of(
+                    snapshot,
+                    self._ledger.load(snapshot.replica_id),
+                    cached.get(snapshot.replica_id, 0),
+                )
                 for snapshot in self._snapshots()
                 if among is None or snapshot.replica_id in among
             }
-            views = [
-                PlacementView.of(snapshot, self._ledger.load(replica_id))
-                for replica_id, snapshot in snapshots.items()
-            ]
             self._num_choices += 1
-            ranked = self._policy(views, need, self._num_choices)
+            ranked = self._policy(list(views.values()), need, self._num_choices)
             if not ranked:
                 return None
-            block_size = snapshots[ranked[0]].engine.block_size
-            self._ledger.enter(need.request_id, need.entry(ranked[0], block_size))
-            return ranked[0]
+            chosen = ranked[0]
+            self._ledger.enter(need.request_id, need.entry(views[chosen]))
+            # Its blocks will be there before anything placed after it is looked up.
+            self._index.add(chosen, need.block_keys)
+            return chosen
 
     def release(self, request_id: str) -> None:
         """Forget a request that has ended or could not be placed."""
@@ -123,6 +139,10 @@ class Board:
         """Requests placed and not released."""
         with self._lock:
             return self._ledger.num_requests
+
+    def _forget(self, replica_id: str) -> None:
+        self._ledger.drop_replica(replica_id)
+        self._index.drop(replica_id)
 
     def _snapshots(self) -> list[ReplicaSnapshot]:
         now = self._clock()

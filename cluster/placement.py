@@ -35,25 +35,31 @@ class RequestNeed:
     num_prompt_tokens: int
     num_choices: int = 1
     max_tokens: int | None = None
+    block_keys: tuple[int, ...] = ()
+    """Of the prompt's full blocks, see cluster/prefix_index.py; empty: not known."""
 
     @classmethod
-    def of(cls, request: GenerateRequest) -> "RequestNeed":
+    def of(cls, request: GenerateRequest, block_keys: tuple[int, ...] = ()) -> "RequestNeed":
         """The need of a request as it goes to the engine."""
         return cls(
             request_id=request.request_id,
             num_prompt_tokens=len(request.prompt_token_ids),
             num_choices=request.params.n,
             max_tokens=request.params.max_tokens,
+            block_keys=block_keys,
         )
 
     def num_blocks(self, block_size: int) -> int:
         """Blocks to hold the prompt and the first tokens of each choice."""
         return math.ceil(self.num_prompt_tokens / block_size) + self.num_choices
 
-    def entry(self, replica_id: str, block_size: int) -> LedgerEntry:
+    def entry(self, view: "PlacementView") -> LedgerEntry:
         """What placing it on a replica adds to the ledger."""
         return LedgerEntry(
-            replica_id, self.num_choices, self.num_blocks(block_size), self.num_prompt_tokens
+            view.replica_id,
+            self.num_choices,
+            self.num_blocks(view.block_size) - view.num_cached_blocks,
+            self.num_prompt_tokens - view.num_cached_tokens,
         )
 
 
@@ -73,10 +79,14 @@ class PlacementView(NamedTuple):
     num_own_requests: int
     """Requests that this process placed there and that have not ended."""
     step_time_s: tuple[float, float, float]
+    num_cached_blocks: int = 0
+    """Of the request's prompt, as far as is known."""
 
     @classmethod
-    def of(cls, replica: ReplicaSnapshot, load: LedgerLoad) -> "PlacementView":
-        """Snapshot and ledger in one."""
+    def of(
+        cls, replica: ReplicaSnapshot, load: LedgerLoad, num_cached_blocks: int = 0
+    ) -> "PlacementView":
+        """Snapshot, ledger and what is cached of a request in one."""
         engine = replica.engine
         # A queued prompt holds no block yet, but will before anything placed after it does.
         queued = math.ceil(engine.num_queued_prefill_tokens / engine.block_size)
@@ -92,12 +102,18 @@ class PlacementView(NamedTuple):
             num_queued_prefill_tokens=(engine.num_queued_prefill_tokens + load.num_prefill_tokens),
             num_own_requests=load.num_requests,
             step_time_s=engine.step_time_s,
+            num_cached_blocks=num_cached_blocks,
         )
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of the request's prompt that need not be computed."""
+        return self.num_cached_blocks * self.block_size
 
     def has_room(self, need: RequestNeed) -> bool:
         """Whether the request could start at once and leave the watermark untouched."""
-        num_blocks = need.num_blocks(self.block_size) + math.ceil(WATERMARK * self.num_blocks)
-        return self.num_available_blocks >= num_blocks
+        num_blocks = need.num_blocks(self.block_size) - self.num_cached_blocks
+        return self.num_available_blocks >= num_blocks + math.ceil(WATERMARK * self.num_blocks)
 
 
 PlacementPolicy = Callable[[Sequence[PlacementView], RequestNeed, int], list[str]]
@@ -129,7 +145,7 @@ def predicted_seconds(view: PlacementView, need: RequestNeed) -> float:
     """Seconds to prefill what is queued and this prompt, and to decode a usual output beside
     the others, plus a penalty when few blocks would be left."""
     constant_s, seq_s, prefill_token_s = view.step_time_s
-    num_prefill_tokens = view.num_queued_prefill_tokens + need.num_prompt_tokens
+    num_prefill_tokens = _num_prefill_tokens(view, need)
     step_s = constant_s + seq_s * (view.num_active + need.num_choices)
     shortfall = _free_shortfall(view, need)
     return (
@@ -142,9 +158,15 @@ def predicted_seconds(view: PlacementView, need: RequestNeed) -> float:
 def load_product(view: PlacementView, need: RequestNeed) -> float:
     """Prefill tokens times sequences (LMetric), which needs no learned rates, and the same
     penalty as a factor."""
-    num_prefill_tokens = view.num_queued_prefill_tokens + need.num_prompt_tokens
+    num_prefill_tokens = _num_prefill_tokens(view, need)
     product = num_prefill_tokens * (view.num_active + need.num_choices)
     return product * (1 + LOW_FREE_FACTOR * _free_shortfall(view, need) ** 2)
+
+
+def _num_prefill_tokens(view: PlacementView, need: RequestNeed) -> int:
+    """Tokens to compute until the request has its first: what is queued and what it misses."""
+    num_missing = max(1, need.num_prompt_tokens - view.num_cached_tokens)
+    return view.num_queued_prefill_tokens + num_missing
 
 
 def _free_shortfall(view: PlacementView, need: RequestNeed) -> float:
@@ -153,6 +175,7 @@ def _free_shortfall(view: PlacementView, need: RequestNeed) -> float:
     num_active = view.num_active + need.num_choices
     # On average a sequence is half-way, and half of the rest ends before it is written.
     growth = 0.25 * num_output_tokens / view.block_size * num_active
-    num_left = view.num_available_blocks - need.num_blocks(view.block_size) - growth
+    num_taken = need.num_blocks(view.block_size) - view.num_cached_blocks
+    num_left = view.num_available_blocks - num_taken - growth
     free_share = num_left / view.num_blocks
     return max(0.0, (LOW_FREE_SHARE - free_share) / LOW_FREE_SHARE)

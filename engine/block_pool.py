@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from engine.block_move import BlockMove, MoveKind
+from engine.cache_log import CacheLog
 from engine.host_tier import HostTier
 
 _HOT_SHARE = 0.8
@@ -41,6 +42,7 @@ class BlockPool:
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
         self.host = host
+        self.log = CacheLog()
         self._moves: list[BlockMove] = []
         self._ref_counts = [0] * num_blocks
         self._hashes: list[bytes | None] = [None] * num_blocks
@@ -159,6 +161,7 @@ class BlockPool:
         if self.enable_prefix_caching and block_hash not in self._cached:
             self._cached[block_hash] = block_id
             self._hashes[block_id] = block_hash
+            self.log.add(block_hash)
 
     def restore(self, block_hash: bytes, block_id: int) -> bool:
         """Bring content back from the host tier into a held block; False: it is not there."""
@@ -185,6 +188,7 @@ class BlockPool:
         assert block_hash is not None, f"evictable block {block_id} has no hash"
         self._save(block_id, block_hash)
         del self._cached[block_hash]
+        self.log.remove(block_hash)
         self._hashes[block_id] = None
         self._is_hot[block_id] = False
         return block_id

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from engine.admission import Admission
 from engine.block_pool import BlockPool
+from engine.cache_log import CacheChanges
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, Overloaded
 from engine.executor import Executor
@@ -174,6 +175,10 @@ class EngineCore:
             max_model_len=self._admission.max_model_len,
             max_num_seqs=self._config.max_num_seqs,
         )
+
+    def take_cache_changes(self) -> CacheChanges:
+        """Return what the prefix cache has gained and lost since the last call."""
+        return self._pool.log.take()
 
     def shutdown(self) -> None:
         """Release the executor; the core is of no use afterwards."""

@@ -36,8 +36,11 @@ def test_need_counts_prompt_blocks_and_one_more_for_each_choice() -> None:
     request = make_request("a", n=3, num_prompt_tokens=33)
     need = RequestNeed.of(request)
     assert need.num_blocks(16) == 3 + 3
-    assert need.entry("r", 16).num_seqs == 3
-    assert need.entry("r", 16).num_prefill_tokens == 33
+    assert need.entry(view()).num_seqs == 3
+    assert need.entry(view()).num_prefill_tokens == 33
+    # What is cached there is neither computed nor taken.
+    assert need.entry(view(num_cached_blocks=2)).num_prefill_tokens == 1
+    assert need.entry(view(num_cached_blocks=2)).num_blocks == 1 + 3
 
 
 def test_view_takes_queued_prompts_and_the_ledger_off_the_free_blocks() -> None:

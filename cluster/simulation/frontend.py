@@ -1,0 +1,133 @@
+"""A frontend of the simulated cluster: places requests by its own board, follows their tokens."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.board import Board
+from cluster.placement import RequestNeed
+from cluster.prefix_index import block_key
+from cluster.simulation.events import Events
+from cluster.simulation.replica import MODEL_NAME, SimulatedReplica, StepResult
+from cluster.simulation.trace import TraceRequest
+from engine.prefix_hash import block_hashes, root_hash
+from engine.request import GenerateRequest
+from engine.sampling_params import SamplingParams
+
+_RETRY_S = 0.05
+"""After so long a request that found no replica is placed again, as by Serve's router."""
+_SEED = 0
+MAX_KEYS = 512
+"""Blocks of a prompt that are looked up: beyond them replicas differ little any more."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a request; times on the simulated clock."""
+
+    request: TraceRequest
+    first_s: float | None = None
+    last_s: float | None = None
+    replica_id: str = ""
+    num_cached_tokens: int = 0
+    num_attempts: int = 0
+
+
+class Frontend:
+    """Holds the requests of its clients until they have ended."""
+
+    def __init__(
+        self,
+        name: str,
+        events: Events,
+        board: Board,
+        replicas: Mapping[str, SimulatedReplica],
+        network_s: float,
+        on_end: Callable[[Outcome], None],
+    ) -> None:
+        self._name = name
+        self._events = events
+        self._board = board
+        self._replicas = replicas
+        self._network_s = network_s
+        self._block_size = next(iter(replicas.values())).snapshot().block_size
+        self._on_end = on_end
+        self._live: dict[str, Outcome] = {}
+        self._held: deque[Outcome] = deque()
+        self._is_retrying = False
+
+    def take(self, request: TraceRequest) -> None:
+        """Serve a request that a client has just sent."""
+        self._place(Outcome(request))
+
+    def hear_reports(self, results: Sequence[StepResult]) -> None:
+        """Take what a replica has told of itself since its last report."""
+        for result in results:
+            self._board.update(result.replica_id, result.snapshot, result.accepted, result.changes)
+
+    def hear_tokens(self, result: StepResult) -> None:
+        """Take what a step brought."""
+        for request_id in result.refused:
+            outcome = self._leave(request_id)
+            if outcome is not None:
+                self._hold(outcome)
+        for output in result.outputs:
+            outcome = self._live.get(output.request_id)
+            if outcome is None:
+                continue
+            if outcome.first_s is None:
+                outcome.first_s = self._events.now
+                outcome.num_cached_tokens = output.num_cached_tokens
+            if output.finish_reason is not None:
+                self._leave(output.request_id)
+                outcome.last_s = self._events.now
+                self._on_end(outcome)
+
+    def lose(self, replica_id: str) -> None:
+        """Place again what ran on a replica that is gone."""
+        self._board.mark_lost(replica_id)
+        lost = [key for key, outcome in self._live.items() if outcome.replica_id == replica_id]
+        for request_id in lost:
+            outcome = self._leave(request_id)
+            assert outcome is not None
+            self._place(outcome)
+
+    def _place(self, outcome: Outcome) -> None:
+        outcome.num_attempts += 1
+        request = outcome.request
+        asked = GenerateRequest(
+            request_id=f"{self._name}-{request.number}.{outcome.num_attempts}",
+            prompt_token_ids=request.prompt(),
+            params=SamplingParams(
+                max_tokens=request.num_output_tokens, ignore_eos=True, seed=_SEED
+            ),
+            cache_salt=request.tenant,
+        )
+        chosen = self._board.choose(RequestNeed.of(asked, self._keys(asked)))
+        if chosen is None:
+            self._hold(outcome)
+            return
+        outcome.replica_id = chosen
+        self._live[asked.request_id] = outcome
+        self._events.after(self._network_s, lambda: self._replicas[chosen].submit(asked))
+
+    def _keys(self, request: GenerateRequest) -> tuple[int, ...]:
+        root = root_hash(MODEL_NAME, request.cache_salt)
+        hashes = block_hashes(root, request.prompt_token_ids, self._block_size)
+        return tuple(map(block_key, hashes[:MAX_KEYS]))
+
+    def _leave(self, request_id: str) -> Outcome | None:
+        self._board.release(request_id)
+        return self._live.pop(request_id, None)
+
+    def _hold(self, outcome: Outcome) -> None:
+        self._held.append(outcome)
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._events.after(_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._is_retrying = False
+        held, self._held = self._held, deque()
+        for outcome in held:
+            self._place(outcome)

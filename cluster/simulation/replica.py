@@ -1,0 +1,173 @@
+"""A replica whose engine is ours and whose steps only take time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cluster.simulation.events import Events
+from engine.batch import Batch, SampledToken
+from engine.cache_log import CacheChanges
+from engine.config import EngineConfig, Preset
+from engine.core import EngineCore
+from engine.errors import PageRayError
+from engine.executor import Computed
+from engine.output import TokenOutput
+from engine.request import GenerateRequest
+from engine.snapshot import EngineSnapshot
+
+MODEL_NAME: Final = "simulated"
+_TOKEN_ID: Final = 0
+_VOCAB_SIZE: Final = 1 << 31  # prompts may have any id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaModel:
+    """What a simulated replica is: its memory and the seconds its steps take.
+
+    A step takes constant_s, and for each sequence that decodes seq_s and kv_token_s for each token
+    it reads, and for each token of prefill prefill_token_s. The defaults are an 8B model on one
+    large GPU, roughly.
+    """
+
+    num_blocks: int = 28_800
+    block_size: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    preset: Preset = Preset.BALANCED
+    constant_s: float = 0.012
+    seq_s: float = 0.04e-3
+    kv_token_s: float = 40e-9
+    prefill_token_s: float = 0.16e-3
+    speed: float = 1.0
+    """2: everything takes half as long."""
+
+    def step_s(self, batch: Batch) -> float:
+        """Return the seconds that a batch takes."""
+        seconds = self.constant_s
+        for scheduled, start in zip(batch.requests, batch.starts, strict=True):
+            if scheduled.num_scheduled_tokens == 1:
+                seconds += self.seq_s + self.kv_token_s * start
+            else:
+                seconds += self.prefill_token_s * scheduled.num_scheduled_tokens
+        return seconds / self.speed
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a replica tells after a step: as a frame of the token stream does."""
+
+    replica_id: str
+    outputs: list[TokenOutput]
+    accepted: list[str]
+    refused: list[str]
+    snapshot: EngineSnapshot
+    changes: CacheChanges
+
+
+class SimulatedReplica:
+    """Steps while it has work; requests that come meanwhile wait for the step to end."""
+
+    def __init__(
+        self,
+        replica_id: str,
+        model: ReplicaModel,
+        events: Events,
+        on_step: Callable[[StepResult], None],
+    ) -> None:
+        self.replica_id = replica_id
+        self._events = events
+        self._on_step = on_step
+        self._executor = _TimedExecutor(model)
+        config = EngineConfig(
+            model_path=Path("simulated"),
+            model_name=MODEL_NAME,
+            block_size=model.block_size,
+            max_num_seqs=model.max_num_seqs,
+            max_num_batched_tokens=model.max_num_batched_tokens,
+            preset=model.preset,
+        )
+        self._core = EngineCore(
+            config,
+            self._executor,
+            max_model_len=model.num_blocks * model.block_size,
+            eos_token_ids=frozenset(),
+            vocab_size=_VOCAB_SIZE,
+            clock=lambda: events.now + self._executor.elapsed_s,
+        )
+        self._inbox: list[GenerateRequest] = []
+        self._is_stepping = False
+        self._is_dead = False
+
+    def snapshot(self) -> EngineSnapshot:
+        """Describe the engine as it is now."""
+        return self._core.snapshot()
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Take a request from the network."""
+        self._inbox.append(request)
+        if not self._is_stepping:
+            self._step()
+
+    def beat(self) -> None:
+        """Tell how it is, where no step does."""
+        if not self._is_stepping:
+            self._tell([], [], [])
+
+    def kill(self) -> None:
+        """Say nothing more."""
+        self._is_dead = True
+
+    def _step(self) -> None:
+        """Take what has come and begin a step; its outputs are out when its time has passed."""
+        accepted, refused = [], []
+        for request in self._inbox:
+            try:
+                self._core.add(request)
+            except PageRayError:
+                refused.append(request.request_id)
+            else:
+                accepted.append(request.request_id)
+        self._inbox.clear()
+        self._is_stepping = True
+        outputs = self._core.step().outputs if self._core.has_work else []
+        elapsed_s, self._executor.elapsed_s = self._executor.elapsed_s, 0.0
+        self._events.after(elapsed_s, lambda: self._end_step(outputs, accepted, refused))
+
+    def _end_step(
+        self, outputs: list[TokenOutput], accepted: list[str], refused: list[str]
+    ) -> None:
+        if self._is_dead:
+            return
+        self._is_stepping = False
+        self._tell(outputs, accepted, refused)
+        if self._inbox or self._core.has_work:
+            self._step()
+
+    def _tell(self, outputs: list[TokenOutput], accepted: list[str], refused: list[str]) -> None:
+        changes = self._core.take_cache_changes()
+        self._on_step(
+            StepResult(self.replica_id, outputs, accepted, refused, self.snapshot(), changes)
+        )
+
+
+class _TimedExecutor:
+    """Computes nothing and notes how long it would have taken."""
+
+    num_host_blocks = 0
+
+    def __init__(self, model: ReplicaModel) -> None:
+        self.num_blocks = model.num_blocks
+        self.elapsed_s = 0.0
+        self._model = model
+
+    def submit(self, batch: Batch) -> Computed:
+        """Let the batch's time pass."""
+        self.elapsed_s += self._model.step_s(batch)
+        tokens: list[SampledToken | None] = [None] * len(batch.requests)
+        for i in batch.wanting:
+            tokens[i] = SampledToken(_TOKEN_ID)
+        return Computed(tokens)
+
+    def shutdown(self) -> None:
+        """Nothing to release."""

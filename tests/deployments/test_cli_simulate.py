@@ -1,0 +1,58 @@
+"""`pageray simulate` on a small trace."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.policies import POLICIES
+from deployments.cli import app
+from engine.errors import InvalidConfig
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    rows = (f"{i / 2},t{i % 3},{50 + 7 * i},{1 + i % 9}" for i in range(20))
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["arrival_s,tenant,input_tokens,output_tokens", *rows]))
+    return path
+
+
+def test_all_policies_as_json(trace: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["simulate", str(trace), "--replicas", "2", "--policy", "all", "--json"]
+    )
+    policies = json.loads(result.stdout)["policies"]
+    assert list(policies) == list(POLICIES)
+    for summary in policies.values():
+        assert summary["num_requests"] == 20
+        assert summary["goodput"] == 1
+        assert 0 < summary["ttft_s"]["p50"] <= summary["ttft_s"]["p99"] < 1
+        assert 0 < summary["tpot_s"]["mean"] < 0.08
+
+
+def test_table_of_one_policy_on_a_part_of_the_trace(trace: Path) -> None:
+    result = CliRunner().invoke(app, ["simulate", str(trace), "--seconds", "3", "--slow", "0"])
+    assert "kv" in result.stdout
+    assert "100.0%" in result.stdout
+    assert "lmetric" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "best"], "no policy 'best'"),
+        (["--replicas", "0"], "0 replicas"),
+        (["--frontends", "0"], "0 frontends"),
+        (["--slow", "12"], "no replica 12"),
+        (["--rate", "0"], "rate is 0"),
+        (["--seconds", "0"], "No request is left"),
+        (["--preset", "fast"], "preset is 'fast'"),
+        (["--block-size", "24"], "block size is 24"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: list[str], message: str, trace: Path) -> None:
+    result = CliRunner().invoke(app, ["simulate", str(trace), *options])
+    assert isinstance(result.exception, InvalidConfig)
+    assert message in result.exception.cause
