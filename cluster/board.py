@@ -57,6 +57,11 @@ class Board:
         for notify in subscribers:
             notify()
 
+    def set_policy(self, policy: PlacementPolicy) -> None:
+        """Place by this policy from now on."""
+        with self._lock:
+            self._policy = policy
+
     def members(self) -> dict[str, Mapping[str, Any]]:
         """Who is there, with what each says of itself."""
         with self._lock:

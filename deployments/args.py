@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cluster.policies import DEFAULT_POLICY, POLICIES
 from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
@@ -54,6 +55,8 @@ class AppArgs(BaseModel):
     replicas_max: int = Field(default=1, ge=1)
     num_frontends: int = Field(default=1, ge=1)
     """HTTP processes in front of the replicas."""
+    router_policy: str = DEFAULT_POLICY
+    """How requests are placed on replicas, see cluster/policies.py."""
     drain_timeout_s: float = Field(default=60.0, gt=0)
     """Longest time that running requests get when the service stops."""
 
@@ -73,6 +76,11 @@ class AppArgs(BaseModel):
             raise InvalidConfig(
                 f"replicas_max is {self.replicas_max}, below replicas_min {self.replicas_min}.",
                 "Give the smaller number first: --replicas MIN:MAX.",
+            )
+        if self.router_policy not in POLICIES:
+            raise InvalidConfig(
+                f"There is no router policy '{self.router_policy}'.",
+                f"Use one of {', '.join(POLICIES)}.",
             )
         if any(not key.strip() for key in self.api_keys):
             raise InvalidConfig(

@@ -52,6 +52,15 @@ class ServeOptions(EngineOptions):
             help="HTTP processes in front of the replicas.",
         ),
     ] = default("num_frontends")
+    router_policy: Annotated[
+        str,
+        option(
+            "Cluster",
+            "--router-policy",
+            metavar="NAME",
+            help="How requests are placed on replicas; `pageray simulate` compares the ways.",
+        ),
+    ] = default("router_policy")
     drain_timeout_s: Annotated[
         float,
         option(

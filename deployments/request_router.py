@@ -10,6 +10,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from cluster.boards import find_board
 from cluster.placement import RequestNeed
+from cluster.policies import POLICIES
 from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")
@@ -21,6 +22,7 @@ class KVBlockRouter(RequestRouter):
     def initialize_state(self, **kwargs: str) -> None:
         """Find the board of this deployment (called by Serve with request_router_kwargs)."""
         self._board = find_board(kwargs["board"])
+        self._board.set_policy(POLICIES[kwargs["policy"]])
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Tell the board who is there, with each replica's address and token."""

@@ -7,6 +7,7 @@ import ray
 
 from deployments.app import build
 from deployments.args import AppArgs
+from engine.errors import InvalidConfig
 
 
 @pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (2, "cuda")])
@@ -20,3 +21,15 @@ def test_ranks_reserve_what_the_cluster_has(
     assert args.device == deployment.init_args[0].device == device
     _, *ranks = deployment._replica_config.placement_group_bundles
     assert [bundle.get("GPU", 0) for bundle in ranks] == [bool(num_gpus)] * 2
+
+
+def test_the_router_places_by_the_policy_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    for args, policy in ((AppArgs(), "kv"), (AppArgs(router_policy="lmetric"), "lmetric")):
+        frontend: Any = build(args)._bound_deployment
+        config = frontend.init_args[1]._bound_deployment._deployment_config
+        assert config.request_router_config.request_router_kwargs["policy"] == policy
+    with pytest.raises(InvalidConfig, match="no router policy 'best'"):
+        AppArgs(router_policy="best")
