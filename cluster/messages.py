@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from engine.cache_log import CacheChanges
 from engine.errors import (
     InvalidConfig,
     InvalidModel,
@@ -95,6 +96,9 @@ class Frame(Message, frozen=True, tag="frame"):
     snapshot: EngineSnapshot
     accepted: list[str]
     """Requests that the engine took in since the last frame; the snapshot covers them."""
+    changes: CacheChanges = msgspec.field(default_factory=CacheChanges)
+    """Blocks that its prefix cache has gained and lost since the last frame, by the first bytes of
+    their hashes (cluster/prefix_index.py); the first frame brings all that it has."""
 
 
 class WireError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,15 +3,29 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from engine.prefix_hash import block_hashes, root_hash
+from engine.request import GenerateRequest
+
 MAX_BLOCKS: Final = 1_000_000
 """Blocks that an index remembers, some 150 bytes each; those it heard of first go first."""
 KEY_BYTES: Final = 8
 """Of a block's hash. Two of a million blocks have the same key once in 37 million indexes."""
 
 
+MAX_KEYS: Final = 512
+"""Blocks of a prompt that are looked up: beyond them replicas differ little any more."""
+
+
 def block_key(block_hash: bytes) -> int:
     """Return what the index knows a block by."""
     return int.from_bytes(block_hash[:KEY_BYTES], "little")
+
+
+def prompt_keys(request: GenerateRequest, model_name: str, block_size: int) -> tuple[int, ...]:
+    """Return the keys of a prompt's first blocks, as an engine of that model has them."""
+    root = root_hash(model_name, request.cache_salt)
+    token_ids = request.prompt_token_ids[: MAX_KEYS * block_size]
+    return tuple(map(block_key, block_hashes(root, token_ids, block_size)))
 
 
 class PrefixIndex:

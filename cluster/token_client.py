@@ -144,7 +144,7 @@ class TokenClient:
         )
 
     def _take(self, stream: TokenStream, frame: Frame) -> None:
-        is_heartbeat = not (frame.outputs or frame.accepted)
+        is_heartbeat = not (frame.outputs or frame.accepted or frame.changes)
         self._last_frame += not is_heartbeat
         if frame.number != self._last_frame:
             raise InvalidMessage(

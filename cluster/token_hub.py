@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cluster.cache_feed import CacheFeed
 from cluster.messages import (
     Abort,
     Ack,
@@ -85,10 +86,11 @@ class TokenHub:
         self._epoch = engine.snapshot().epoch
         self._frontends: dict[str, Frontend] = {}
         self._routes: dict[str, Route] = {}
+        self._cache = CacheFeed()
 
     def on_step(self, output: StepOutput, snapshot: EngineSnapshot) -> None:
         """Take over a step's outputs; called on the step thread, which must not be held up."""
-        self._loop.call_soon_threadsafe(self._publish, output.outputs, snapshot)
+        self._loop.call_soon_threadsafe(self._publish, output, snapshot)
 
     def connect(self, hello: Hello) -> tuple[Connection, Welcome]:
         """Enter a client that has shown the right token."""
@@ -101,7 +103,8 @@ class TokenHub:
         if frontend is None or not resumed:
             if frontend is not None:
                 self._forget(frontend, DropReason.REPLACED)
-            frontend = self._frontends[hello.peer_id] = Frontend(hello.peer_id)
+            frontend = Frontend(hello.peer_id, self._cache.open())
+            self._frontends[hello.peer_id] = frontend
         else:
             self._acknowledge(frontend, hello.last_frame)
             frontend.outbox = frontend.outbox.rewound()
@@ -210,10 +213,11 @@ class TokenHub:
             return
         self._engine.abort(message.request_id, message.choice_index)
 
-    def _publish(self, outputs: list[TokenOutput], snapshot: EngineSnapshot) -> None:
+    def _publish(self, step: StepOutput, snapshot: EngineSnapshot) -> None:
+        self._cache.note(step.changes)
         by_frontend: dict[Frontend, list[TokenOutput]] = {}
         ended: list[Route] = []
-        for output in outputs:
+        for output in step.outputs:
             route = self._routes.get(output.request_id)
             if route is None:
                 logger.error("an output of %s came after its end", output.request_id)
@@ -247,7 +251,8 @@ class TokenHub:
         self, frontend: Frontend, outputs: list[TokenOutput], snapshot: EngineSnapshot
     ) -> None:
         outbox = frontend.outbox
-        frame = Frame(outbox.last_number + 1, outputs, snapshot, frontend.accepted)
+        changes = frontend.cache.take()
+        frame = Frame(outbox.last_number + 1, outputs, snapshot, frontend.accepted, changes)
         outbox.put(encode(frame))
         frontend.accepted = []
         frontend.last_frame_s = self._loop.time()
@@ -255,7 +260,9 @@ class TokenHub:
             self._forget(frontend, DropReason.SLOW)
 
     def _beat(self, frontend: Frontend, snapshot: EngineSnapshot) -> None:
-        if frontend.connection is not None:
+        if frontend.cache:
+            self._send_frame(frontend, [], snapshot)
+        elif frontend.connection is not None:
             number = frontend.outbox.last_number
             frontend.outbox.put_heartbeat(encode(Frame(number, [], snapshot, [])))
             frontend.last_frame_s = self._loop.time()
@@ -279,6 +286,7 @@ class TokenHub:
     def _forget(self, frontend: Frontend, reason: DropReason) -> None:
         self._detach(frontend, reason)
         del self._frontends[frontend.peer_id]
+        self._cache.close(frontend.cache)
         lost = [route for route in self._routes.values() if route.frontend is frontend]
         level = logging.WARNING if lost else logging.INFO
         logger.log(level, "%s dropped: %s %d requests aborted", frontend.peer_id, reason, len(lost))

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from cluster.messages import Role
 from cluster.outbox import Outbox
+from engine.cache_log import CacheLog
 
 
 class DropReason(StrEnum):
@@ -38,6 +39,8 @@ class Frontend:
     """A receiver of tokens; outlives its connections by the grace period."""
 
     peer_id: str
+    cache: CacheLog
+    """What it has not been told of the prefix cache."""
     connection: Connection | None = None
     outbox: Outbox = field(default_factory=Outbox)
     accepted: list[str] = field(default_factory=list)

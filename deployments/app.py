@@ -32,7 +32,11 @@ def build(args: AppArgs) -> Application:
         graceful_shutdown_wait_loop_s=0.2,
         request_router_config={
             "request_router_class": "deployments.request_router:KVBlockRouter",
-            "request_router_kwargs": {"board": args.model_name, "policy": args.router_policy},
+            "request_router_kwargs": {
+                "model_name": args.model_name,
+                "block_size": args.block_size,
+                "policy": args.router_policy,
+            },
             "max_backoff_s": 0.05,
         },
         num_replicas=None if scales else args.replicas_min,

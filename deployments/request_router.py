@@ -11,6 +11,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from cluster.boards import find_board
 from cluster.placement import RequestNeed
 from cluster.policies import POLICIES
+from cluster.prefix_index import prompt_keys
 from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")
@@ -19,9 +20,11 @@ logger = logging.getLogger("ray.serve")
 class KVBlockRouter(RequestRouter):
     """Places every generate call where its KV blocks fit best; other calls anywhere."""
 
-    def initialize_state(self, **kwargs: str) -> None:
+    def initialize_state(self, **kwargs: Any) -> None:
         """Find the board of this deployment (called by Serve with request_router_kwargs)."""
-        self._board = find_board(kwargs["board"])
+        self._model_name: str = kwargs["model_name"]
+        self._block_size: int = kwargs["block_size"]
+        self._board = find_board(self._model_name)
         self._board.set_policy(POLICIES[kwargs["policy"]])
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -44,7 +47,10 @@ class KVBlockRouter(RequestRouter):
             # Without this Serve spins while no replica can be chosen.
             pending_request.routing_context.should_backoff = True
             by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-            chosen = self._board.choose(RequestNeed.of(request), among=by_id.keys())
+            keys: tuple[int, ...] = ()
+            if len(by_id) > 1:
+                keys = prompt_keys(request, self._model_name, self._block_size)
+            chosen = self._board.choose(RequestNeed.of(request, keys), among=by_id.keys())
             return [[by_id[chosen]]] if chosen is not None else []
         except Exception:
             # Serve would leave the request hanging for ever; any replica is better.

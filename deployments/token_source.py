@@ -171,7 +171,7 @@ class ServeTokenSource:
             self._close_idle(replica_id)
 
     def _on_frame(self, replica_id: str, frame: Frame) -> None:
-        self._board.update(replica_id, frame.snapshot, frame.accepted)
+        self._board.update(replica_id, frame.snapshot, frame.accepted, frame.changes)
         for attempt_id in frame.accepted:
             if attempt_id in self._events:
                 self._replica_of[attempt_id] = replica_id

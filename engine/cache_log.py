@@ -1,14 +1,17 @@
 """What the prefix cache has gained and lost since somebody asked, for whoever places requests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class CacheChanges:
     """Blocks by the hashes of their content (engine/prefix_hash.py)."""
 
-    added: list[bytes]
-    removed: list[bytes]
+    added: list[bytes] = field(default_factory=list)
+    removed: list[bytes] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
 
 
 class CacheLog:
@@ -20,6 +23,9 @@ class CacheLog:
 
     def __init__(self) -> None:
         self._is_cached: dict[bytes, bool] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._is_cached)
 
     def add(self, block_hash: bytes) -> None:
         """Note a block that is cached from now on."""

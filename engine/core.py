@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from engine.admission import Admission
 from engine.block_pool import BlockPool
-from engine.cache_log import CacheChanges
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, Overloaded
 from engine.executor import Executor
@@ -144,7 +143,9 @@ class EngineCore:
         self._step_time.observe(work_of(batch), ended - started)
         self._num_steps += 1
         self._busy_since = ended if self.has_work else None
-        return StepOutput(expired + outputs, batch.num_tokens, len(batch.requests))
+        return StepOutput(
+            expired + outputs, batch.num_tokens, len(batch.requests), self._pool.log.take()
+        )
 
     def snapshot(self) -> EngineSnapshot:
         """Describe the engine as it is now."""
@@ -175,10 +176,6 @@ class EngineCore:
             max_model_len=self._admission.max_model_len,
             max_num_seqs=self._config.max_num_seqs,
         )
-
-    def take_cache_changes(self) -> CacheChanges:
-        """Return what the prefix cache has gained and lost since the last call."""
-        return self._pool.log.take()
 
     def shutdown(self) -> None:
         """Release the executor; the core is of no use afterwards."""

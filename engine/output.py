@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from engine.cache_log import CacheChanges
+
 DEADLINE_PASSED = "its deadline has passed"
 """`TokenOutput.error` of a request that was given up because of its deadline."""
 
@@ -52,3 +54,5 @@ class StepOutput:
     outputs: list[TokenOutput]
     num_scheduled_tokens: int
     num_scheduled_requests: int
+    changes: CacheChanges = field(default_factory=CacheChanges)
+    """What the prefix cache has gained and lost since the step before."""

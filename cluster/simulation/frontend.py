@@ -6,19 +6,16 @@ from dataclasses import dataclass
 
 from cluster.board import Board
 from cluster.placement import RequestNeed
-from cluster.prefix_index import block_key
+from cluster.prefix_index import prompt_keys
 from cluster.simulation.events import Events
 from cluster.simulation.replica import MODEL_NAME, SimulatedReplica, StepResult
 from cluster.simulation.trace import TraceRequest
-from engine.prefix_hash import block_hashes, root_hash
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 
 _RETRY_S = 0.05
 """After so long a request that found no replica is placed again, as by Serve's router."""
 _SEED = 0
-MAX_KEYS = 512
-"""Blocks of a prompt that are looked up: beyond them replicas differ little any more."""
 
 
 @dataclass(slots=True)
@@ -103,18 +100,14 @@ class Frontend:
             ),
             cache_salt=request.tenant,
         )
-        chosen = self._board.choose(RequestNeed.of(asked, self._keys(asked)))
+        keys = prompt_keys(asked, MODEL_NAME, self._block_size)
+        chosen = self._board.choose(RequestNeed.of(asked, keys))
         if chosen is None:
             self._hold(outcome)
             return
         outcome.replica_id = chosen
         self._live[asked.request_id] = outcome
         self._events.after(self._network_s, lambda: self._replicas[chosen].submit(asked))
-
-    def _keys(self, request: GenerateRequest) -> tuple[int, ...]:
-        root = root_hash(MODEL_NAME, request.cache_salt)
-        hashes = block_hashes(root, request.prompt_token_ids, self._block_size)
-        return tuple(map(block_key, hashes[:MAX_KEYS]))
 
     def _leave(self, request_id: str) -> Outcome | None:
         self._board.release(request_id)

@@ -12,7 +12,7 @@ from engine.config import EngineConfig, Preset
 from engine.core import EngineCore
 from engine.errors import PageRayError
 from engine.executor import Computed
-from engine.output import TokenOutput
+from engine.output import StepOutput, TokenOutput
 from engine.request import GenerateRequest
 from engine.snapshot import EngineSnapshot
 
@@ -112,7 +112,7 @@ class SimulatedReplica:
     def beat(self) -> None:
         """Tell how it is, where no step does."""
         if not self._is_stepping:
-            self._tell([], [], [])
+            self._tell(StepOutput([], 0, 0), [], [])
 
     def kill(self) -> None:
         """Say nothing more."""
@@ -130,24 +130,23 @@ class SimulatedReplica:
                 accepted.append(request.request_id)
         self._inbox.clear()
         self._is_stepping = True
-        outputs = self._core.step().outputs if self._core.has_work else []
+        output = self._core.step()
         elapsed_s, self._executor.elapsed_s = self._executor.elapsed_s, 0.0
-        self._events.after(elapsed_s, lambda: self._end_step(outputs, accepted, refused))
+        self._events.after(elapsed_s, lambda: self._end_step(output, accepted, refused))
 
-    def _end_step(
-        self, outputs: list[TokenOutput], accepted: list[str], refused: list[str]
-    ) -> None:
+    def _end_step(self, output: StepOutput, accepted: list[str], refused: list[str]) -> None:
         if self._is_dead:
             return
         self._is_stepping = False
-        self._tell(outputs, accepted, refused)
+        self._tell(output, accepted, refused)
         if self._inbox or self._core.has_work:
             self._step()
 
-    def _tell(self, outputs: list[TokenOutput], accepted: list[str], refused: list[str]) -> None:
-        changes = self._core.take_cache_changes()
+    def _tell(self, output: StepOutput, accepted: list[str], refused: list[str]) -> None:
         self._on_step(
-            StepResult(self.replica_id, outputs, accepted, refused, self.snapshot(), changes)
+            StepResult(
+                self.replica_id, output.outputs, accepted, refused, self.snapshot(), output.changes
+            )
         )
 
 

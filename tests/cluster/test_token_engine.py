@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cluster.prefix_index import KEY_BYTES, PrefixIndex, block_key, prompt_keys
 from cluster.token_client import SubmitClient
 from cluster.token_server import TokenServer
 from cluster.token_stream import CHANNEL_OPTIONS
@@ -13,6 +15,7 @@ from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.errors import PromptTooLong
 from engine.loop import EngineLoop
+from engine.prefix_hash import block_hashes, root_hash
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 from tests.cluster.token_fakes import (
@@ -131,3 +134,46 @@ def test_peer_that_falls_silent_is_noticed_and_one_that_is_only_idle_is_not() ->
             lost.cancel()
 
     asyncio.run(run())
+
+
+def test_every_frontend_knows_what_is_cached_whenever_it_comes() -> None:
+    async def run() -> None:
+        engine, server, executor = make_engine()
+        setup = Setup(FakeEngine(), server, await server.start())
+        engine.start()
+        try:
+            early = await setup.frontend("f0")
+            silent = await setup.frontend("f1")
+            supervisor = await setup.supervisor()
+            requests = make_requests()
+            async with asyncio.timeout(TIMEOUT_S):
+                await asyncio.gather(*(supervisor.submit("f0", r) for r in requests.values()))
+            await check_tokens(early, requests, executor)
+            late = await setup.frontend("f2")
+            cached = {key[:KEY_BYTES] for key in engine._core._pool._cached}
+            # More was cached over time than there is room for.
+            assert len(cached) > NUM_BLOCKS // 2
+            for received in (early, silent, late):
+                await received.wait(partial(knows, received, cached))
+            assert any(frame.changes.removed for frame in early.frames)
+            assert not any(frame.changes.removed for frame in late.frames)
+            index = PrefixIndex()
+            index.add("replica", map(block_key, late.cached))
+            for request in requests.values():
+                keys = prompt_keys(request, "fake", 4)
+                found = engine._core._pool.count_cached(block_hashes_of(request))
+                assert index.overlaps(keys).get("replica", 0) == found
+        finally:
+            await setup.close()
+            assert await asyncio.to_thread(engine.stop, TIMEOUT_S)
+            await server.stop()
+
+    asyncio.run(run())
+
+
+def knows(received: Received, cached: set[bytes]) -> bool:
+    return received.cached == cached
+
+
+def block_hashes_of(request: GenerateRequest) -> list[bytes]:
+    return block_hashes(root_hash("fake", request.cache_salt), request.prompt_token_ids, 4)

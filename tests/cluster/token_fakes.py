@@ -191,6 +191,16 @@ class Received:
     def accepted(self) -> list[str]:
         return [request_id for frame in self.frames for request_id in frame.accepted]
 
+    @property
+    def cached(self) -> set[bytes]:
+        """What the engine has cached, by all that was told."""
+        keys: set[bytes] = set()
+        for frame in self.frames:
+            assert keys.isdisjoint(frame.changes.added)
+            assert keys.issuperset(frame.changes.removed)
+            keys = (keys | set(frame.changes.added)) - set(frame.changes.removed)
+        return keys
+
     async def wait_outputs(self, num_outputs: int) -> None:
         await self.wait(lambda: len(self.outputs) >= num_outputs)
 
