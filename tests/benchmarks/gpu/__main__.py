@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import triton
 
 from tests.benchmarks.gpu.attention import measure_attention
 from tests.benchmarks.gpu.bench import Bench, Row, Rows
@@ -46,7 +47,8 @@ def run(device: Device, sizes: Sizes, out: Path, only: Sequence[str]) -> list[Ro
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    _add(rows, {"what": device.name, "torch": torch.__version__})
+    versions = {"torch": torch.__version__, "triton": triton.__version__}
+    _add(rows, {"what": device.name, **versions, "at": time.strftime("%Y-%m-%d %H:%M")})
     bench = Bench.start(device, sizes)
     rates = bench.ceilings
     _add(rows, {"what": "ceilings", "GB/s": rates.gb_per_s, "TFLOP/s": rates.tflop_per_s})

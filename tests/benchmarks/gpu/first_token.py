@@ -1,6 +1,6 @@
 """Loads a model with random weights, draws a token, ends at once and says what it took.
 
-`python -m tests.benchmarks.gpu.first_token FOLDER DEVICE`
+`python -m tests.benchmarks.gpu.first_token FOLDER SETTINGS`, which are JSON
 """
 
 import json
@@ -15,8 +15,8 @@ def main() -> None:
     from engine import LLM, SamplingParams
 
     imported = time.perf_counter()
-    folder, device = sys.argv[1:]
-    llm = LLM(folder, load_format="dummy", device=device, max_model_len=256)
+    folder, settings = sys.argv[1:]
+    llm = LLM(folder, load_format="dummy", max_model_len=256, **json.loads(settings))
     loaded = time.perf_counter()
     llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=1, ignore_eos=True))
     answered = time.perf_counter()

@@ -43,12 +43,13 @@ def measure_throughput(bench: Bench, folder: Path) -> Rows:
 
 def measure_first_token(bench: Bench, folder: Path) -> Rows:
     """Yield the time from the start of a process to its first token, with and without kernels."""
-    command = [sys.executable, "-m", "tests.benchmarks.gpu.first_token", str(folder)]
+    settings = {"device": bench.device.place.type, "kv_cache_bytes": bench.sizes.kv_cache_bytes}
+    command = [sys.executable, "-m", "tests.benchmarks.gpu.first_token"]
     with tempfile.TemporaryDirectory() as cache:
         for kernels in ("no kernel cached", "kernels cached"):
             started = time.perf_counter()
             done = subprocess.run(
-                [*command, bench.device.place.type],
+                [*command, str(folder), json.dumps(settings)],
                 env={**os.environ, "TRITON_CACHE_DIR": cache},
                 capture_output=True,
                 text=True,
