@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import triton
@@ -18,8 +19,14 @@ import triton
 SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
 PRODUCTS = ("decode_kernel", "prefill_kernel", "int4_linear_kernel", "fp8_linear_kernel")
 NUM_KERNELS = 45
-# Spills. Compilers may put a register or two on the stack, some for the room of one more program.
-MAX_STACK_BYTES = 16
+# Bytes on the stack, where what does not fit into registers lies. These are known, all others are
+# faults: by version, target and how the kernel's name begins.
+KNOWN_STACK_BYTES = {
+    ("3.7.1", "gfx942", "prefill_kernel attention float8"): 8,
+    ("3.6.0", "sm_100", "prefill_kernel attention SmolLM2-135M torch.bfloat16"): 16,
+    ("3.6.0", "sm_100", "decode_kernel attention Gemma-2-9B"): 8,
+    ("3.9.0", "sm_100", "sample_kernel sample torch.float32"): 8,
+}
 OTHERS = (Path(__file__).parent / "versions.txt").read_text().split()
 VERSIONS = dict.fromkeys([triton.__version__, *OTHERS])
 
@@ -64,6 +71,15 @@ def is_here(version: str) -> bool:
     return version == triton.__version__ or (folder_of(version) / ".installed").is_file()
 
 
+def known_stack(version: str, target: str, kernel: dict[str, Any]) -> int:
+    known = (
+        num_bytes
+        for (known_version, known_target, name), num_bytes in KNOWN_STACK_BYTES.items()
+        if (known_version, known_target) == (version, target) and kernel["kernel"].startswith(name)
+    )
+    return max(known, default=0)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("target", SHARED_BYTES)
@@ -78,7 +94,11 @@ def test_kernels_compile(version: str, target: str, compiled: dict[Gate, Future[
     assert {kernel["triton"] for kernel in kernels} == {version}
     assert len(kernels) >= NUM_KERNELS
     limit = SHARED_BYTES[target]
-    faults = [k for k in kernels if k["stack"] > MAX_STACK_BYTES or k["shared"] > limit]
+    faults = [
+        kernel
+        for kernel in kernels
+        if kernel["shared"] > limit or kernel["stack"] > known_stack(version, target, kernel)
+    ]
     shown = "\n".join(map(str, faults))
     assert not faults, f"spills, or more shared memory than there is:\n{shown}"
     for name in PRODUCTS:
