@@ -100,4 +100,6 @@ class TensorParallel:
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1:
+            # What the first rank sends last, others may not have read yet.
+            dist.barrier(group=self.control)
             dist.destroy_process_group()
