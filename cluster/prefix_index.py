@@ -1,17 +1,20 @@
 """Which replica has which blocks cached, as far as it has said: a hint, the engine decides."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from engine.prefix_hash import block_hashes, root_hash
 from engine.request import GenerateRequest
 
 MAX_BLOCKS: Final = 1_000_000
-"""Blocks that an index remembers, some 150 bytes each; those it heard of first go first."""
+"""Blocks that an index remembers; those it heard of first go first. Measured, one takes 70 bytes
+with few replicas and 170 with a thousand."""
 KEY_BYTES: Final = 8
 """Of a block's hash. Two of a million blocks have the same key once in 37 million indexes."""
 
 
+_SHARE_FORGOTTEN: Final = 16
 MAX_KEYS: Final = 512
 """Blocks of a prompt that are looked up: beyond them replicas differ little any more."""
 
@@ -47,8 +50,12 @@ class PrefixIndex:
         holders = self._holders
         for key in keys:
             holders[key] = holders.get(key, 0) | bit
-        while len(holders) > self._max_blocks:
-            del holders[next(iter(holders))]
+        too_many = len(holders) - self._max_blocks
+        if too_many > 0:
+            # Many at once: finding the first of a dict is linear in those deleted before it.
+            oldest = islice(holders, max(too_many, self._max_blocks // _SHARE_FORGOTTEN))
+            for key in list(oldest):
+                del holders[key]
 
     def remove(self, replica_id: str, keys: Iterable[int]) -> None:
         """Note that a replica has them no more."""

@@ -27,7 +27,7 @@ from cluster.messages import (
     encode,
 )
 from cluster.outbox import Outbox
-from cluster.token_peer import Connection, DropReason, Frontend
+from cluster.token_peer import Connection, DropReason, Frontend, Route
 from engine.errors import InvalidRequest, PageRayError, ReplicaLost
 from engine.output import StepOutput, TokenOutput
 from engine.request import GenerateRequest
@@ -62,16 +62,6 @@ class HubLimits:
     """A frontend that lost its stream may come back for this long and misses nothing."""
     max_unread_bytes: int = 32 * 2**20
     """A client that has more than this to read is dropped."""
-
-
-@dataclass(slots=True, eq=False)
-class Route:
-    """A request in the engine: who submitted it and who reads it, None once they are gone."""
-
-    request_id: str
-    num_live_choices: int
-    supervisor: Connection | None
-    frontend: Frontend | None
 
 
 class TokenHub:
@@ -151,7 +141,7 @@ class TokenHub:
         """Send a heartbeat to every frontend that has heard nothing for a while."""
         snapshot = self._engine.snapshot()
         due = self._loop.time() - self._limits.heartbeat_s
-        for frontend in self._frontends.values():
+        for frontend in list(self._frontends.values()):
             if frontend.last_frame_s <= due:
                 self._beat(frontend, snapshot)
 
@@ -260,7 +250,8 @@ class TokenHub:
             self._forget(frontend, DropReason.SLOW)
 
     def _beat(self, frontend: Frontend, snapshot: EngineSnapshot) -> None:
-        if frontend.cache:
+        # While it is away, changes of the cache are kept as one.
+        if frontend.connection is not None and frontend.cache:
             self._send_frame(frontend, [], snapshot)
         elif frontend.connection is not None:
             number = frontend.outbox.last_number

@@ -1,4 +1,4 @@
-"""The clients of a token server, as its hub knows them."""
+"""The clients of a token server and their requests, as its hub knows them."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -46,3 +46,13 @@ class Frontend:
     accepted: list[str] = field(default_factory=list)
     last_frame_s: float = 0.0
     expiry: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """A request in the engine: who submitted it and who reads it, None once they are gone."""
+
+    request_id: str
+    num_live_choices: int
+    supervisor: Connection | None
+    frontend: Frontend | None

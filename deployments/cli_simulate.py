@@ -45,7 +45,7 @@ def run_simulation(
                 POLICIES[name],
                 lambda done, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]
             )
-            summaries[name] = summarise(outcomes, len(trace), Objective(ttft_s, tpot_s))
+            summaries[name] = summarise(outcomes, Objective(ttft_s, tpot_s))
     if as_json_text:
         typer.echo(json.dumps(as_json(summaries), indent=2))
     else:
@@ -97,7 +97,7 @@ def scenario(
 def _table(summaries: dict[str, Summary]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("policy", no_wrap=True)
-    for heading in ("goodput", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "cached", "imbalance"):
+    for heading in ("goodput", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "cached", "failed"):
         table.add_column(heading, justify="right")
     for name, summary in summaries.items():
         ttft, tpot = summary.ttft_s, summary.tpot_s
@@ -107,6 +107,6 @@ def _table(summaries: dict[str, Summary]) -> Table:
             *(f"{seconds:.2f} s" for seconds in (ttft.p50, ttft.p90, ttft.p99)),
             *(f"{1e3 * seconds:.0f} ms" for seconds in (tpot.p50, tpot.p99)),
             f"{summary.cached:.1%}",
-            f"{summary.imbalance:.2f}",
+            str(summary.num_failed),
         )
     return table

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cluster.board import Board
 from cluster.placement import RequestNeed
@@ -20,14 +21,19 @@ _SEED = 0
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a request; times on the simulated clock."""
+    """What became of a request that has ended; times on the simulated clock."""
 
     request: TraceRequest
     first_s: float | None = None
     last_s: float | None = None
     replica_id: str = ""
     num_cached_tokens: int = 0
-    num_attempts: int = 0
+    num_placements: int = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nobody could serve it."""
+        return self.last_s is None
 
 
 class Frontend:
@@ -60,15 +66,18 @@ class Frontend:
     def hear_reports(self, results: Sequence[StepResult]) -> None:
         """Take what a replica has told of itself since its last report."""
         for result in results:
-            self._board.update(result.replica_id, result.snapshot, result.accepted, result.changes)
+            accepted, changes = result.admissions.accepted, result.output.changes
+            self._board.update(result.replica_id, result.snapshot, accepted, changes)
 
     def hear_tokens(self, result: StepResult) -> None:
         """Take what a step brought."""
-        for request_id in result.refused:
-            outcome = self._leave(request_id)
-            if outcome is not None:
-                self._hold(outcome)
-        for output in result.outputs:
+        for request_id in result.admissions.refused:
+            if (refused := self._leave(request_id)) is not None:
+                self._hold(refused)
+        for request_id in result.admissions.invalid:
+            if (invalid := self._leave(request_id)) is not None:
+                self._on_end(invalid)
+        for output in result.output.outputs:
             outcome = self._live.get(output.request_id)
             if outcome is None:
                 continue
@@ -90,10 +99,12 @@ class Frontend:
             self._place(outcome)
 
     def _place(self, outcome: Outcome) -> None:
-        outcome.num_attempts += 1
+        if not self._replicas:
+            self._on_end(outcome)
+            return
         request = outcome.request
         asked = GenerateRequest(
-            request_id=f"{self._name}-{request.number}.{outcome.num_attempts}",
+            request_id=f"{self._name}-{request.number}.{outcome.num_placements}",
             prompt_token_ids=request.prompt(),
             params=SamplingParams(
                 max_tokens=request.num_output_tokens, ignore_eos=True, seed=_SEED
@@ -106,8 +117,15 @@ class Frontend:
             self._hold(outcome)
             return
         outcome.replica_id = chosen
+        outcome.num_placements += 1
         self._live[asked.request_id] = outcome
-        self._events.after(self._network_s, lambda: self._replicas[chosen].submit(asked))
+        self._events.after(self._network_s, partial(self._send, chosen, asked))
+
+    def _send(self, replica_id: str, request: GenerateRequest) -> None:
+        replica = self._replicas.get(replica_id)
+        # If it has died meanwhile, `lose` has placed the request again.
+        if replica is not None:
+            replica.submit(request)
 
     def _leave(self, request_id: str) -> Outcome | None:
         self._board.release(request_id)

@@ -1,18 +1,17 @@
 """A replica whose engine is ours and whose steps only take time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cluster.simulation.events import Events
 from engine.batch import Batch, SampledToken
-from engine.cache_log import CacheChanges
 from engine.config import EngineConfig, Preset
 from engine.core import EngineCore
-from engine.errors import PageRayError
+from engine.errors import InvalidRequest, Overloaded
 from engine.executor import Computed
-from engine.output import StepOutput, TokenOutput
+from engine.output import StepOutput
 from engine.request import GenerateRequest
 from engine.snapshot import EngineSnapshot
 
@@ -54,15 +53,24 @@ class ReplicaModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Admissions:
+    """What became of requests that came since the last step, by their ids."""
+
+    accepted: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Too many wait: they may go elsewhere, or come again."""
+    invalid: list[str] = field(default_factory=list)
+    """No engine of this size can serve them."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a replica tells after a step: as a frame of the token stream does."""
+    """What a replica tells after a step, as a frame of the token stream does."""
 
     replica_id: str
-    outputs: list[TokenOutput]
-    accepted: list[str]
-    refused: list[str]
+    output: StepOutput
+    admissions: Admissions
     snapshot: EngineSnapshot
-    changes: CacheChanges
 
 
 class SimulatedReplica:
@@ -112,7 +120,7 @@ class SimulatedReplica:
     def beat(self) -> None:
         """Tell how it is, where no step does."""
         if not self._is_stepping:
-            self._tell(StepOutput([], 0, 0), [], [])
+            self._tell(StepOutput([], 0, 0), Admissions())
 
     def kill(self) -> None:
         """Say nothing more."""
@@ -120,34 +128,36 @@ class SimulatedReplica:
 
     def _step(self) -> None:
         """Take what has come and begin a step; its outputs are out when its time has passed."""
-        accepted, refused = [], []
-        for request in self._inbox:
-            try:
-                self._core.add(request)
-            except PageRayError:
-                refused.append(request.request_id)
-            else:
-                accepted.append(request.request_id)
-        self._inbox.clear()
+        admissions = self._admit()
         self._is_stepping = True
         output = self._core.step()
         elapsed_s, self._executor.elapsed_s = self._executor.elapsed_s, 0.0
-        self._events.after(elapsed_s, lambda: self._end_step(output, accepted, refused))
+        self._events.after(elapsed_s, lambda: self._end_step(output, admissions))
 
-    def _end_step(self, output: StepOutput, accepted: list[str], refused: list[str]) -> None:
+    def _admit(self) -> Admissions:
+        admissions = Admissions()
+        for request in self._inbox:
+            try:
+                self._core.add(request)
+            except Overloaded:
+                admissions.refused.append(request.request_id)
+            except InvalidRequest:
+                admissions.invalid.append(request.request_id)
+            else:
+                admissions.accepted.append(request.request_id)
+        self._inbox.clear()
+        return admissions
+
+    def _end_step(self, output: StepOutput, admissions: Admissions) -> None:
         if self._is_dead:
             return
         self._is_stepping = False
-        self._tell(output, accepted, refused)
+        self._tell(output, admissions)
         if self._inbox or self._core.has_work:
             self._step()
 
-    def _tell(self, output: StepOutput, accepted: list[str], refused: list[str]) -> None:
-        self._on_step(
-            StepResult(
-                self.replica_id, output.outputs, accepted, refused, self.snapshot(), output.changes
-            )
-        )
+    def _tell(self, output: StepOutput, admissions: Admissions) -> None:
+        self._on_step(StepResult(self.replica_id, output, admissions, self.snapshot()))
 
 
 class _TimedExecutor:

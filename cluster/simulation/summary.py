@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.simulation.frontend import Outcome
+from engine.errors import InvalidConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,15 @@ class Summary:
 
     num_requests: int
     goodput: float
-    """Share of the requests that met both objectives; one that never ended met none."""
+    """Share of the requests that met both objectives; one that failed met none."""
     ttft_s: Distribution
     tpot_s: Distribution
     cached: float
     """Share of the prompt tokens that came from prefix caches."""
     num_moved: int
     """Requests that were placed more than once."""
+    num_failed: int
+    """Requests that nobody could serve."""
     imbalance: float
     """Requests of the busiest replica over the mean of all that had any."""
     duration_s: float
@@ -54,8 +57,15 @@ class Summary:
 _SHARES = (0.5, 0.9, 0.99)
 
 
-def summarise(outcomes: Sequence[Outcome], num_requests: int, objective: Objective) -> Summary:
-    """Summarise a run of `num_requests`, of which at least one has ended."""
+def summarise(outcomes: Sequence[Outcome], objective: Objective) -> Summary:
+    """Summarise a run. Raises InvalidConfig when nobody could serve any of its requests."""
+    num_requests, num_moved = len(outcomes), sum(o.num_placements > 1 for o in outcomes)
+    outcomes = [outcome for outcome in outcomes if not outcome.has_failed]
+    if not outcomes:
+        raise InvalidConfig(
+            "No request of the trace could be served.",
+            "Give the replicas more blocks: prompt and output must fit.",
+        )
     ttft, tpot, num_good = [], [], 0
     of_replica: dict[str, int] = {}
     for outcome in outcomes:
@@ -75,7 +85,8 @@ def summarise(outcomes: Sequence[Outcome], num_requests: int, objective: Objecti
         ttft_s=Distribution.of(ttft),
         tpot_s=Distribution.of(tpot),
         cached=sum(outcome.num_cached_tokens for outcome in outcomes) / num_input,
-        num_moved=sum(outcome.num_attempts > 1 for outcome in outcomes),
+        num_moved=num_moved,
+        num_failed=num_requests - len(outcomes),
         imbalance=max(of_replica.values()) * len(of_replica) / len(outcomes),
         duration_s=max(outcome.last_s or 0.0 for outcome in outcomes),
     )

@@ -1,7 +1,6 @@
 """Where requests go, given views; each rule on its own."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -10,26 +9,10 @@ from cluster.placement import PlacementView, RequestNeed, load_product, predicte
 from cluster.snapshot import ReplicaSnapshot
 from engine.snapshot import EngineState
 from tests.cluster.token_fakes import make_request, make_snapshot
+from tests.cluster.views import view
 
-FIT = (0.010, 0.0001, 0.0002)
 NEED = RequestNeed(request_id="a", num_prompt_tokens=64)
 """4 blocks of prompt and one to write to."""
-
-
-def view(replica_id: str = "r", **fields: Any) -> PlacementView:
-    plain = PlacementView(
-        replica_id=replica_id,
-        is_serving=True,
-        age_s=0.0,
-        block_size=16,
-        num_blocks=1000,
-        num_available_blocks=1000,
-        num_active=0,
-        num_queued_prefill_tokens=0,
-        num_own_requests=0,
-        step_time_s=FIT,
-    )
-    return plain._replace(**fields)
 
 
 def test_need_counts_prompt_blocks_and_one_more_for_each_choice() -> None:

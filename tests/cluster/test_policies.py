@@ -1,27 +1,16 @@
 """The policies by name: each does what its name says, and none chooses who does not serve."""
 
+from functools import partial
+
 import pytest
 
 from cluster.placement import PlacementView, RequestNeed
 from cluster.policies import POLICIES
+from tests.cluster import views as all_views
+
+view = partial(all_views.view, num_available_blocks=900, num_active=4)
 
 NEED = RequestNeed(request_id="a", num_prompt_tokens=160, block_keys=(7, 8))
-
-
-def view(replica_id: str, **fields: object) -> PlacementView:
-    plain = PlacementView(
-        replica_id=replica_id,
-        is_serving=True,
-        age_s=0.0,
-        block_size=16,
-        num_blocks=1000,
-        num_available_blocks=900,
-        num_active=4,
-        num_queued_prefill_tokens=0,
-        num_own_requests=0,
-        step_time_s=(0.01, 0.001, 0.0001),
-    )
-    return plain._replace(**fields)  # type: ignore[arg-type]
 
 
 def first_choices(policy: str, views: list[PlacementView], count: int = 300) -> dict[str, int]:

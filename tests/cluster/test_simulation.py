@@ -82,7 +82,7 @@ def test_ours_serves_more_conversations_in_time_than_what_others_use() -> None:
     trace = conversations(500, rate=7)
     scenario = Scenario(replicas=[REPLICA] * 6)
     goodput = {
-        name: summarise(simulate(trace, scenario, policy), len(trace), Objective()).goodput
+        name: summarise(simulate(trace, scenario, policy), Objective()).goodput
         for name, policy in POLICIES.items()
     }
     others = ("round_robin", "least_requests", "power_of_two", "prefix_hash", "most_free")
@@ -103,10 +103,35 @@ def test_what_a_dying_replica_had_is_served_by_others() -> None:
     scenario = Scenario(replicas=[REPLICA] * 3, num_frontends=2, deaths=[(8.0, 1)])
     outcomes = simulate(trace, scenario, POLICIES["kv"])
     assert sorted(o.request.number for o in outcomes) == list(range(80))
-    moved = [o for o in outcomes if o.num_attempts > 1]
+    moved = [o for o in outcomes if o.num_placements > 1]
     assert moved
     assert all(o.replica_id != "replica-1" for o in moved)
     assert all(o.replica_id != "replica-1" for o in outcomes if o.request.arrival_s > 8)
+
+
+def test_requests_on_their_way_to_a_dying_replica_are_placed_again() -> None:
+    request = TraceRequest(number=0, arrival_s=1.0, num_input_tokens=600, num_output_tokens=3)
+    scenario = Scenario(replicas=[REPLICA] * 2, network_s=0.2, deaths=[(1.1, 0), (1.15, 1)])
+    [outcome] = simulate([request], scenario, POLICIES["round_robin"])
+    assert outcome.has_failed
+    for dying in (0, 1):
+        scenario = Scenario(replicas=[REPLICA] * 2, network_s=0.2, deaths=[(1.1, dying)])
+        [outcome] = simulate([request], scenario, POLICIES["round_robin"])
+        assert outcome.replica_id == f"replica-{1 - dying}"
+        assert not outcome.has_failed
+
+
+def test_what_no_replica_can_hold_fails_and_counts_as_a_miss() -> None:
+    small = ReplicaModel(num_blocks=8, block_size=256)
+    requests = [
+        TraceRequest(number=i, arrival_s=i, num_input_tokens=n, num_output_tokens=2)
+        for i, n in enumerate((500, 5000, 600, 700))
+    ]
+    outcomes = simulate(requests, Scenario(replicas=[small] * 2), POLICIES["kv"])
+    summary = summarise(outcomes, Objective())
+    assert (summary.num_failed, summary.num_requests, summary.goodput) == (1, 4, 0.75)
+    with pytest.raises(InvalidConfig, match="No request of the trace"):
+        summarise([o for o in outcomes if o.has_failed], Objective())
 
 
 def test_prompts_share_as_far_as_their_prefixes_agree() -> None:
