@@ -59,6 +59,8 @@ class Admission:
                 max_tokens=max_tokens,
                 stop_token_ids=stop_token_ids,
                 cache_salt=request.cache_salt,
+                tenant=request.tenant,
+                weight=request.weight,
                 priority=request.priority,
                 deadline=deadline,
             )

@@ -151,6 +151,7 @@ class EngineCore:
         """Describe the engine as it is now."""
         pool = self._pool
         scheduler = self._scheduler
+        counts = scheduler.counts
         self._num_snapshots += 1
         return EngineSnapshot(
             epoch=self._epoch,
@@ -165,14 +166,14 @@ class EngineCore:
             num_steps=self._num_steps,
             step_age_s=self.step_age_s,
             step_time_s=self._step_time.coefficients,
-            num_preemptions=scheduler.num_preemptions,
-            num_lost_tokens=scheduler.num_lost_tokens,
+            num_preemptions=counts.num_preemptions,
+            num_lost_tokens=counts.num_lost_tokens,
             num_host_blocks=pool.host.num_blocks if pool.host else 0,
             num_used_host_blocks=pool.host.num_used_blocks if pool.host else 0,
-            num_prompt_tokens=scheduler.num_prompt_tokens,
-            num_generated_tokens=scheduler.num_generated_tokens,
-            num_cache_queried_tokens=scheduler.num_cache_queried_tokens,
-            num_cache_hit_tokens=scheduler.num_cache_hit_tokens,
+            num_prompt_tokens=counts.num_prompt_tokens,
+            num_generated_tokens=counts.num_generated_tokens,
+            num_cache_queried_tokens=counts.num_cache_queried_tokens,
+            num_cache_hit_tokens=counts.num_cache_hit_tokens,
             max_model_len=self._admission.max_model_len,
             max_num_seqs=self._config.max_num_seqs,
         )

@@ -23,6 +23,9 @@ class GenerateRequest:
     """Class of service: lower values go first, and may take blocks from higher ones."""
     deadline_s: float | None = None
     """Seconds from now after which nobody wants the answer: the request ends with an error."""
+    tenant: str = ""
+    weight: float = 1.0
+    """Share of the service that its tenant gets while all ask for more than there is."""
 
 
 class RequestStatus(Enum):
@@ -61,6 +64,8 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     """On the engine's clock."""
+    tenant: str = ""
+    weight: float = 1.0
     num_prompt_tokens: int = field(init=False)
     siblings: list["Request"] = field(default_factory=list)
     """All choices of the same GenerateRequest, this one included; empty where n is 1."""
@@ -109,6 +114,11 @@ class Request:
     def num_tokens(self) -> int:
         """Prompt and output tokens so far, those unknown included."""
         return len(self.token_ids)
+
+    @property
+    def num_missing_tokens(self) -> int:
+        """Of them, those not computed yet."""
+        return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def num_known_tokens(self) -> int:

@@ -2,11 +2,10 @@
 
 Continuous batching with chunked prefill: a request is tokens known and tokens computed, and a
 step closes the gap by as much as budget and blocks allow. Every decode runs in every step; prefill
-gets what is left of the budget, first what waits shortest for its first token (see
-engine/waiting_queue.py). Knows requests and blocks; knows nothing of tensors, clients or clocks:
-the time is told to it.
+gets what is left of the budget, in the order of engine/waiting_queue.py. Knows requests and blocks;
+knows nothing of tensors, clients or clocks: the time is told to it.
 
-Why nobody starves, within one priority class:
+Why nobody starves, within one priority class and tenant:
 - A request may take blocks from those that came after it, never from earlier ones. So the earliest
   that runs always gets on, whatever the others do.
 - Its place in the queue is fixed, so only so many can be put before it; and when it stands first
@@ -19,12 +18,14 @@ from engine.batch import Batch, SampledToken
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.config import EngineConfig
+from engine.fair_share import OUTPUT_COST, FairShare
 from engine.output import FinishReason, TokenOutput
 from engine.output_length import OutputLengths
 from engine.preemption import Preemption
 from engine.request import Request, RequestStatus
 from engine.room import Room
 from engine.running_requests import RunningRequests
+from engine.scheduler_counts import SchedulerCounts
 from engine.step_budget import StepBudget
 from engine.step_plan import StepPlan
 from engine.step_time import StepTimeFit
@@ -42,12 +43,7 @@ class Scheduler:
     def __init__(
         self, config: EngineConfig, pool: BlockPool, step_time: StepTimeFit, lengths: OutputLengths
     ) -> None:
-        self.num_preemptions = 0
-        self.num_lost_tokens = 0
-        self.num_prompt_tokens = 0
-        self.num_generated_tokens = 0
-        self.num_cache_queried_tokens = 0
-        self.num_cache_hit_tokens = 0
+        self.counts = SchedulerCounts()
         self._pool = pool
         self._step_time = step_time
         self._tables = BlockTables(pool, config.model_name)
@@ -58,7 +54,8 @@ class Scheduler:
         self._max_num_batched_tokens = config.max_num_batched_tokens
         # A step always has room for a token of each.
         self._max_num_seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
-        self._waiting = WaitingQueue()
+        self._fair_share = FairShare()
+        self._waiting = WaitingQueue(self._fair_share)
         self._running = RunningRequests()
         self._next_arrival = 0
 
@@ -88,6 +85,7 @@ class Scheduler:
         request.arrival_s = now
         self._next_arrival += 1
         self._tables.extend_hashes(request)
+        self._fair_share.enter(request.tenant)
         self._enqueue(request)
 
     def end(self, request: Request, reason: FinishReason) -> None:
@@ -136,7 +134,7 @@ class Scheduler:
                 self._running.remove(request)
                 self._finish(request, output.finish_reason)
         self._register_blocks(batch)
-        self.num_generated_tokens += len(outputs)
+        self.counts.num_generated_tokens += len(outputs)
         return outputs
 
     def _register_blocks(self, batch: Batch) -> None:
@@ -192,8 +190,7 @@ class Scheduler:
         plan.prefill_s_left = self._budget.prefill_s(plan.decode_work(), num_prefills)
         for request in self._running.prefilling:
             self._set_due(request, request.num_computed_tokens)
-        candidates = [*self._running.prefilling, *self._waiting.first(_MAX_CANDIDATES)]
-        candidates.sort(key=lambda request: request.place)
+        candidates = self._waiting.candidates(self._running.prefilling, _MAX_CANDIDATES)
         self._room.look(list(self._running))
         overtaken: list[Request] = []
         for request in candidates:
@@ -257,9 +254,7 @@ class Scheduler:
     def _preempt(self, victim: Request, plan: StepPlan | None = None) -> None:
         if plan is not None:
             plan.drop(victim)
-        self.num_preemptions += 1
-        self.num_lost_tokens += self._preemption.num_lost_tokens(victim)
-        victim.num_preemptions += 1
+        self.counts.preempt(victim, self._preemption.num_lost_tokens(victim))
         self._running.remove(victim)
         self._tables.release(victim, keep=True)
         victim.status = RequestStatus.WAITING
@@ -283,14 +278,14 @@ class Scheduler:
 
     def _count_admission(self, request: Request) -> None:
         request.num_cached_tokens = request.num_computed_tokens
-        self.num_prompt_tokens += request.num_prompt_tokens
-        if self._pool.enable_prefix_caching:
-            self.num_cache_queried_tokens += request.num_prompt_tokens
-            self.num_cache_hit_tokens += request.num_cached_tokens
+        self._fair_share.charge(request, request.num_missing_tokens)
+        self.counts.admit(request, looks_up=self._pool.enable_prefix_caching)
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.forget_unknown()
         self._tables.release(request)
+        self._fair_share.charge(request, OUTPUT_COST * request.num_output_tokens)
+        self._fair_share.leave(request.tenant)
         if request.num_output_tokens:
             # One that never got a turn tells nothing of how long outputs get.
             self._lengths.observe(request.num_output_tokens)

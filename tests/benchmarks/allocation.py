@@ -116,7 +116,7 @@ class BatchScheduler(ReservingScheduler):
 
     def _form_batch(self, plan: StepPlan) -> None:
         self._is_forming = True
-        for request in self._waiting.first(self._num_slots):
+        for request in self._waiting.candidates([], self._num_slots):
             self._admit(request, [], plan)
         self._is_forming = False
         # The batch holds its slots beside its requests, and longer than some of them.

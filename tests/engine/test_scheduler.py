@@ -178,7 +178,7 @@ def test_admission_waits_for_room_for_the_whole_prompt_and_a_watermark() -> None
     engine.step()
     assert fitting.status is RequestStatus.RUNNING
     engine.run()
-    assert engine.scheduler.num_preemptions == 0
+    assert engine.scheduler.counts.num_preemptions == 0
 
 
 def test_watermark_never_stops_the_only_request() -> None:
@@ -262,7 +262,7 @@ def test_recompute_after_preemption_uses_what_is_still_cached() -> None:
     assert computed.num_scheduled_tokens < young.num_tokens
     engine.run()
     assert young.num_cached_tokens == 0  # tells of the first admission only
-    assert engine.scheduler.num_cache_hit_tokens == 0
+    assert engine.scheduler.counts.num_cache_hit_tokens == 0
 
 
 def test_cached_prefix_is_reused_but_for_the_last_token() -> None:
@@ -274,8 +274,8 @@ def test_cached_prefix_is_reused_but_for_the_last_token() -> None:
     assert engine.scheduled() == {"1": 4, "2": 2}
     assert again.num_cached_tokens == 12
     assert longer.num_cached_tokens == 16
-    assert engine.scheduler.num_cache_queried_tokens == 16 + 16 + 18
-    assert engine.scheduler.num_cache_hit_tokens == 12 + 16
+    assert engine.scheduler.counts.num_cache_queried_tokens == 16 + 16 + 18
+    assert engine.scheduler.counts.num_cache_hit_tokens == 12 + 16
 
 
 def test_half_computed_block_is_not_in_the_cache() -> None:
@@ -325,7 +325,7 @@ def test_without_caching_nothing_is_hashed_or_reused() -> None:
     engine.run()
     assert all(request.block_hashes == [] for request in requests)
     assert engine.pool.num_free_blocks == engine.num_blocks
-    assert engine.scheduler.num_cache_queried_tokens == 0
+    assert engine.scheduler.counts.num_cache_queried_tokens == 0
 
 
 def test_request_that_does_not_fit_leaves_the_cache_untouched() -> None:
