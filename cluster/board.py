@@ -9,9 +9,12 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.ledger import Ledger
-from cluster.placement import PlacementPolicy, PlacementView, RequestNeed, rank
+from cluster.decision import Decision, DecisionLog
+from cluster.fleet import Fleet
+from cluster.ledger import Ledger, LedgerEntry
+from cluster.placement import PlacementPolicy, Reason, choose
 from cluster.prefix_index import PrefixIndex, block_key
+from cluster.request_need import RequestNeed
 from cluster.snapshot import ReplicaSnapshot
 from engine.cache_log import CacheChanges
 from engine.snapshot import EngineSnapshot
@@ -33,14 +36,16 @@ class Board:
     """
 
     def __init__(
-        self, *, policy: PlacementPolicy = rank, clock: Callable[[], float] = time.monotonic
+        self, *, policy: PlacementPolicy = choose, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
         self._members: dict[str, Mapping[str, Any]] = {}
         self._reports: dict[str, _Report] = {}
-        self._ledger = Ledger()
+        self._fleet = Fleet()
+        self._ledger = Ledger(self._fleet.load)
+        self._decisions = DecisionLog()
         self._index = PrefixIndex()
         self._num_choices = 0
         self._subscribers: list[Callable[[], None]] = []
@@ -52,6 +57,7 @@ class Board:
             for replica_id in self._members.keys() - members.keys():
                 self._reports.pop(replica_id, None)
                 self._forget(replica_id)
+                self._fleet.drop(replica_id)
             self._members = dict(sorted(members.items()))
             subscribers = list(self._subscribers) if changed else []
         for notify in subscribers:
@@ -93,10 +99,13 @@ class Board:
             for request_id in accepted:
                 self._ledger.acknowledge(replica_id, request_id)
             if changes is not None:
-                self._index.add(replica_id, map(block_key, changes.added))
-                self._index.remove(replica_id, map(block_key, changes.removed))
+                row = self._fleet.row(replica_id)
+                self._index.add(row, map(block_key, changes.added))
+                self._index.remove(row, map(block_key, changes.removed))
             if known is None or snapshot.sequence >= known.engine.sequence:
-                self._reports[replica_id] = _Report(snapshot, self._clock())
+                now = self._clock()
+                self._reports[replica_id] = _Report(snapshot, now)
+                self._fleet.report(replica_id, snapshot, now)
 
     def mark_lost(self, replica_id: str) -> None:
         """Choose the replica no more until it reports again."""
@@ -104,6 +113,7 @@ class Board:
             report = self._reports.get(replica_id)
             if report is not None:
                 report.connected = False
+                self._fleet.disconnect(replica_id)
             self._forget(replica_id)
 
     def snapshots(self) -> list[ReplicaSnapshot]:
@@ -111,33 +121,61 @@ class Board:
         with self._lock:
             return self._snapshots()
 
-    def choose(self, need: RequestNeed, among: Container[str] | None = None) -> str | None:
-        """Place a request and enter it in the ledger; None when no replica can take it."""
+    def choose(
+        self, need: RequestNeed, among: Container[str] | None = None, *, may_queue: bool = True
+    ) -> str | None:
+        """Place a request and enter it in the ledger.
+
+        Args:
+            need: what it asks.
+            among: replicas that may be chosen; None: all members.
+            may_queue: whether one without room will do, whose engine then queues the request.
+
+        Returns the replica; None when none can take it.
+        """
         with self._lock:
-            cached = self._index.overlaps(need.block_keys)
-            views = {
-                snapshot.replica_id: PlacementView.of(
-                    snapshot,
-                    self._ledger.load(snapshot.replica_id),
-                    cached.get(snapshot.replica_id, 0),
-                )
-                for snapshot in self._snapshots()
-                if among is None or snapshot.replica_id in among
-            }
+            fleet = self._fleet
+            cached = self._index.overlaps(need.block_keys, fleet.num_rows)
+            view = fleet.view(self._clock(), cached, among)
             self._num_choices += 1
-            ranked = self._policy(list(views.values()), need, self._num_choices)
-            if not ranked:
+            choice = self._policy(view, need, self._num_choices)
+            if choice is None or not (may_queue or choice.has_room):
                 return None
-            chosen = ranked[0]
-            self._ledger.enter(need.request_id, need.entry(views[chosen]))
+            chosen = view.replica_ids[choice.row]
+            num_cached = int(cached[choice.row])
+            block_size = int(view.block_size[choice.row])
+            entry = LedgerEntry(
+                chosen,
+                need.num_choices,
+                need.num_blocks(block_size) - num_cached,
+                need.num_prompt_tokens - num_cached * block_size,
+            )
+            self._decisions.add(Decision.of(need, view, choice))
+            self._ledger.enter(need.request_id, entry)
             # Its blocks will be there before anything placed after it is looked up.
-            self._index.add(chosen, need.block_keys)
+            self._index.add(choice.row, need.block_keys)
             return chosen
 
-    def release(self, request_id: str) -> None:
-        """Forget a request that has ended or could not be placed."""
+    def placement(self, request_id: str) -> str | None:
+        """Where a request was placed, until it is released."""
         with self._lock:
-            self._ledger.release(request_id)
+            entry = self._ledger.find(request_id)
+            return None if entry is None else entry.replica_id
+
+    def decisions(self, request_id: str) -> list[Decision]:
+        """Why a request went where it went, an entry for each attempt, oldest first."""
+        with self._lock:
+            return self._decisions.find(request_id)
+
+    def num_by_reason(self) -> dict[Reason, int]:
+        """Placements so far by the reason of the choice."""
+        with self._lock:
+            return dict(self._decisions.num_by_reason)
+
+    def release(self, request_id: str) -> LedgerEntry | None:
+        """Forget a request that has ended or could not be placed; return what it had."""
+        with self._lock:
+            return self._ledger.release(request_id)
 
     @property
     def num_requests(self) -> int:
@@ -147,7 +185,7 @@ class Board:
 
     def _forget(self, replica_id: str) -> None:
         self._ledger.drop_replica(replica_id)
-        self._index.drop(replica_id)
+        self._index.drop(self._fleet.row(replica_id))
 
     def _snapshots(self) -> list[ReplicaSnapshot]:
         now = self._clock()

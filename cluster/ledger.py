@@ -1,5 +1,6 @@
 """What this process has placed on replicas and their snapshots do not show yet."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -32,7 +33,9 @@ class Ledger:
     replica, forgets it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[str, LedgerLoad], None] | None = None) -> None:
+        """Begin empty; `on_change` is told a replica's new load whenever it changes."""
+        self._on_change = on_change
         self._placed: dict[str, LedgerEntry] = {}
         self._unacknowledged: set[str] = set()
         self._loads: dict[str, LedgerLoad] = {}
@@ -45,6 +48,7 @@ class Ledger:
         load = self._loads.setdefault(entry.replica_id, LedgerLoad())
         load.num_requests += 1
         self._add(entry, +1)
+        self._tell(entry.replica_id)
 
     def acknowledge(self, replica_id: str, request_id: str) -> None:
         """The replica's snapshots cover the request from now on."""
@@ -52,13 +56,16 @@ class Ledger:
         # An acceptance by a replica that the request has left since says nothing of this one.
         if entry is not None and entry.replica_id == replica_id:
             self._take_off(request_id, entry)
+            self._tell(replica_id)
 
-    def release(self, request_id: str) -> None:
-        """The request has ended, or was never taken."""
+    def release(self, request_id: str) -> LedgerEntry | None:
+        """The request has ended, or was never taken; return what it had."""
         entry = self._placed.pop(request_id, None)
         if entry is not None:
-            self._take_off(request_id, entry)
             self._loads[entry.replica_id].num_requests -= 1
+            self._take_off(request_id, entry)
+            self._tell(entry.replica_id)
+        return entry
 
     def drop_replica(self, replica_id: str) -> None:
         """The replica is gone and all it had with it."""
@@ -66,6 +73,10 @@ class Ledger:
         for request_id in gone:
             self.release(request_id)
         self._loads.pop(replica_id, None)
+
+    def find(self, request_id: str) -> LedgerEntry | None:
+        """Return what a request has, if it is placed."""
+        return self._placed.get(request_id)
 
     def load(self, replica_id: str) -> LedgerLoad:
         """Present load of one replica."""
@@ -86,3 +97,7 @@ class Ledger:
         load.num_seqs += sign * entry.num_seqs
         load.num_blocks += sign * entry.num_blocks
         load.num_prefill_tokens += sign * entry.num_prefill_tokens
+
+    def _tell(self, replica_id: str) -> None:
+        if self._on_change is not None:
+            self._on_change(replica_id, self._loads[replica_id])

@@ -1,23 +1,19 @@
-"""Rank replicas for a request: by room, then by predicted cost.
+"""Choose a replica for a request: of those with room the one of the lowest predicted cost.
 
-Pure: views and a need in, replica ids out. Every policy has the signature of `rank`. The
-numbers come from simulations of eleven policies on a public conversation trace.
+Pure: a view and a need in, a choice out. Every policy has the signature of `choose`. The numbers
+come from simulations of eleven policies on a public conversation trace.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Final, NamedTuple
 
-from cluster.ledger import LedgerEntry, LedgerLoad
-from cluster.snapshot import ReplicaSnapshot
-from engine.request import GenerateRequest
-from engine.snapshot import EngineState
+import numpy as np
 
-MAX_AGE_S: Final = 2.0
-"""An older view is used only if there is nothing better."""
-WATERMARK: Final = 0.01
-"""Share of the blocks that placement leaves alone."""
+from cluster.fleet import Bools, FleetView, Floats
+from cluster.request_need import RequestNeed
+
 EXPECTED_OUTPUT_TOKENS: Final = 100
 LOW_FREE_SHARE: Final = 0.15
 """With less than this share of blocks left a replica begins to look dear."""
@@ -27,155 +23,133 @@ LOW_FREE_FACTOR: Final = 1000.0
 """The same for the product, which grows with the square of a burst: as dear as 30 requests."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestNeed:
-    """What a request asks of a replica."""
+class Reason(StrEnum):
+    """Why a replica was chosen."""
 
-    request_id: str
-    num_prompt_tokens: int
-    num_choices: int = 1
-    max_tokens: int | None = None
-    block_keys: tuple[int, ...] = ()
-    """Of the prompt's full blocks, see cluster/prefix_index.py; empty: not known."""
-
-    @classmethod
-    def of(cls, request: GenerateRequest, block_keys: tuple[int, ...] = ()) -> "RequestNeed":
-        """The need of a request as it goes to the engine."""
-        return cls(
-            request_id=request.request_id,
-            num_prompt_tokens=len(request.prompt_token_ids),
-            num_choices=request.params.n,
-            max_tokens=request.params.max_tokens,
-            block_keys=block_keys,
-        )
-
-    def num_blocks(self, block_size: int) -> int:
-        """Blocks to hold the prompt and the first tokens of each choice."""
-        return math.ceil(self.num_prompt_tokens / block_size) + self.num_choices
-
-    def entry(self, view: "PlacementView") -> LedgerEntry:
-        """What placing it on a replica adds to the ledger."""
-        return LedgerEntry(
-            view.replica_id,
-            self.num_choices,
-            self.num_blocks(view.block_size) - view.num_cached_blocks,
-            self.num_prompt_tokens - view.num_cached_tokens,
-        )
+    ONLY = "only"
+    """No other has room."""
+    PREFIX = "prefix"
+    """Lowest cost, and it has some of the prompt cached."""
+    COST = "cost"
+    """Lowest cost."""
+    QUEUE = "queue"
+    """None has room: this one's queue is the shortest."""
+    LATE = "late"
+    """Nothing was heard of any for too long: here we have the fewest requests."""
+    POLICY = "policy"
+    """A policy that knows no reasons."""
 
 
-class PlacementView(NamedTuple):
-    """A replica as placement sees it: its newest snapshot plus what is on the way to it."""
+class Choice(NamedTuple):
+    """A row of the view, and why."""
 
-    replica_id: str
-    is_serving: bool
-    age_s: float
-    block_size: int
-    num_blocks: int
-    num_available_blocks: int
-    """Free or evictable, less what queued prompts and requests on the way will take."""
-    num_active: int
-    """Sequences running, waiting or on the way."""
-    num_queued_prefill_tokens: int
-    num_own_requests: int
-    """Requests that this process placed there and that have not ended."""
-    step_time_s: tuple[float, float, float]
-    num_cached_blocks: int = 0
-    """Of the request's prompt, as far as is known."""
-
-    @classmethod
-    def of(
-        cls, replica: ReplicaSnapshot, load: LedgerLoad, num_cached_blocks: int = 0
-    ) -> "PlacementView":
-        """Snapshot, ledger and what is cached of a request in one."""
-        engine = replica.engine
-        # A queued prompt holds no block yet, but will before anything placed after it does.
-        queued = math.ceil(engine.num_queued_prefill_tokens / engine.block_size)
-        queued += engine.num_waiting
-        return cls(
-            replica_id=replica.replica_id,
-            is_serving=replica.connected and engine.state is EngineState.SERVING,
-            age_s=replica.age_s,
-            block_size=engine.block_size,
-            num_blocks=engine.num_blocks,
-            num_available_blocks=engine.num_usable_blocks - queued - load.num_blocks,
-            num_active=engine.num_running + engine.num_waiting + load.num_seqs,
-            num_queued_prefill_tokens=(engine.num_queued_prefill_tokens + load.num_prefill_tokens),
-            num_own_requests=load.num_requests,
-            step_time_s=engine.step_time_s,
-            num_cached_blocks=num_cached_blocks,
-        )
+    row: int
+    reason: Reason
+    costs: Floats
+    """What was compared, inf where there was nothing to; its unit is the policy's."""
 
     @property
-    def num_cached_tokens(self) -> int:
-        """Tokens of the request's prompt that need not be computed."""
-        return self.num_cached_blocks * self.block_size
-
-    def has_room(self, need: RequestNeed) -> bool:
-        """Whether the request could start at once and leave the watermark untouched."""
-        num_blocks = need.num_blocks(self.block_size) - self.num_cached_blocks
-        return self.num_available_blocks >= num_blocks + math.ceil(WATERMARK * self.num_blocks)
+    def has_room(self) -> bool:
+        """Whether the request can start there, as far as the policy asks."""
+        return self.reason is not Reason.QUEUE
 
 
-PlacementPolicy = Callable[[Sequence[PlacementView], RequestNeed, int], list[str]]
-"""(views, need, rotation) -> replica ids, best first; `rotation` breaks ties, and only those."""
+PlacementPolicy = Callable[[FleetView, RequestNeed, int], Choice | None]
+"""(view, need, rotation) -> choice, None where nobody serves; `rotation` breaks ties alone."""
 
 
-def rank(views: Sequence[PlacementView], need: RequestNeed, rotation: int) -> list[str]:
-    """Replicas that may take the request: those with room by cost, then the full ones by their
-    queue (the engine queues), then those not heard of for long by how little we have there."""
-    turn = {view.replica_id: (i - rotation) % len(views) for i, view in enumerate(views)}
-    serving = [view for view in views if view.is_serving]
-    fresh = [view for view in serving if view.age_s <= MAX_AGE_S]
-    stale = [view for view in serving if view.age_s > MAX_AGE_S]
-    roomy: list[PlacementView] = []
-    full: list[PlacementView] = []
-    for view in fresh:
-        (roomy if view.has_room(need) else full).append(view)
-    # Costs compare only in one unit: seconds once every engine has learned its step time.
-    cost = predicted_seconds if all(any(view.step_time_s) for view in roomy) else load_product
-    roomy.sort(key=lambda view: (cost(view, need), view.num_active, turn[view.replica_id]))
-    full.sort(
-        key=lambda view: (view.num_queued_prefill_tokens, view.num_active, turn[view.replica_id])
-    )
-    stale.sort(key=lambda view: (view.num_own_requests, turn[view.replica_id]))
-    return [view.replica_id for view in (*roomy, *full, *stale)]
+def choose(view: FleetView, need: RequestNeed, rotation: int) -> Choice | None:
+    """Of the replicas with room take the cheapest; where none has any that with the shortest queue
+    (the engine queues); of those not heard of for long that where we have the least."""
+    fresh = view.may_serve & ~view.is_late
+    roomy = fresh & has_room(view, need)
+    num_roomy = np.count_nonzero(roomy)
+    if num_roomy:
+        # Costs compare only in one unit: seconds once every engine has learned its step time.
+        has_learned = view.prefill_token_s + view.constant_s + view.seq_s > 0
+        all_have = bool(np.all(has_learned | ~roomy))
+        cost = predicted_seconds(view, need) if all_have else load_product(view, need)
+        row, costs = least(cost, roomy, rotation, view.num_active)
+        if num_roomy == 1:
+            return Choice(row, Reason.ONLY, costs)
+        reason = Reason.PREFIX if view.num_cached_blocks[row] else Reason.COST
+        return Choice(row, reason, costs)
+    if fresh.any():
+        queue = view.num_queued_prefill_tokens
+        row, costs = least(queue, fresh, rotation, view.num_active)
+        return Choice(row, Reason.QUEUE, costs)
+    if view.may_serve.any():
+        row, costs = least(view.num_own_requests, view.may_serve, rotation)
+        return Choice(row, Reason.LATE, costs)
+    return None
 
 
-def predicted_seconds(view: PlacementView, need: RequestNeed) -> float:
+def least(
+    cost: Floats, among: Bools, rotation: int, then: Floats | None = None
+) -> tuple[int, Floats]:
+    """Return the row of the least cost, of equals that which is less in `then`, of those each in
+    turn; and the costs, inf for rows that are not `among`."""
+    costs = np.where(among, cost, math.inf)
+    rows = np.flatnonzero(costs == costs.min())
+    if then is not None and len(rows) > 1:
+        rows = rows[then[rows] == then[rows].min()]
+    if len(rows) == 1:
+        return int(rows[0]), costs
+    # Turns are counted among all, so that everyone's comes round.
+    turns = (np.searchsorted(np.flatnonzero(among), rows) - rotation) % np.count_nonzero(among)
+    return int(rows[turns.argmin()]), costs
+
+
+def has_room(view: FleetView, need: RequestNeed) -> Bools:
+    """Where the request could start at once and leave alone what it has to."""
+    left = view.num_available_blocks - num_missing_blocks(view, need)
+    # Whole blocks: at least so many as the share rounded up.
+    fits: Bools = left >= np.ceil(need.spare_share * view.num_blocks)
+    fits &= view.num_free_seats >= need.num_choices
+    # There will never be more room than in an empty one: what does not fit is the engine's to say.
+    fits |= view.num_active == 0
+    return fits
+
+
+def num_missing_blocks(view: FleetView, need: RequestNeed) -> Floats:
+    """Blocks that the request would take."""
+    num_prompt_blocks = np.ceil(need.num_prompt_tokens / view.block_size)
+    missing: Floats = num_prompt_blocks + need.num_choices - view.num_cached_blocks
+    return missing
+
+
+def predicted_seconds(view: FleetView, need: RequestNeed) -> Floats:
     """Seconds to prefill what is queued and this prompt, and to decode a usual output beside
     the others, plus a penalty when few blocks would be left."""
-    constant_s, seq_s, prefill_token_s = view.step_time_s
-    num_prefill_tokens = _num_prefill_tokens(view, need)
-    step_s = constant_s + seq_s * (view.num_active + need.num_choices)
-    shortfall = _free_shortfall(view, need)
-    return (
-        num_prefill_tokens * prefill_token_s
-        + EXPECTED_OUTPUT_TOKENS * step_s
-        + LOW_FREE_COST_S * shortfall**2
-    )
+    num_seqs = view.num_active + need.num_choices
+    cost: Floats = _num_prefill_tokens(view, need) * view.prefill_token_s
+    cost += EXPECTED_OUTPUT_TOKENS * (view.constant_s + view.seq_s * num_seqs)
+    cost += LOW_FREE_COST_S * _free_shortfall(view, need) ** 2
+    return cost
 
 
-def load_product(view: PlacementView, need: RequestNeed) -> float:
+def load_product(view: FleetView, need: RequestNeed) -> Floats:
     """Prefill tokens times sequences (LMetric), which needs no learned rates, and the same
     penalty as a factor."""
-    num_prefill_tokens = _num_prefill_tokens(view, need)
-    product = num_prefill_tokens * (view.num_active + need.num_choices)
-    return product * (1 + LOW_FREE_FACTOR * _free_shortfall(view, need) ** 2)
+    product = _num_prefill_tokens(view, need) * (view.num_active + need.num_choices)
+    result: Floats = product * (1 + LOW_FREE_FACTOR * _free_shortfall(view, need) ** 2)
+    return result
 
 
-def _num_prefill_tokens(view: PlacementView, need: RequestNeed) -> int:
+def _num_prefill_tokens(view: FleetView, need: RequestNeed) -> Floats:
     """Tokens to compute until the request has its first: what is queued and what it misses."""
-    num_missing = max(1, need.num_prompt_tokens - view.num_cached_tokens)
-    return view.num_queued_prefill_tokens + num_missing
+    num_cached_tokens = view.num_cached_blocks * view.block_size
+    num_missing = np.maximum(1.0, need.num_prompt_tokens - num_cached_tokens)
+    result: Floats = view.num_queued_prefill_tokens + num_missing
+    return result
 
 
-def _free_shortfall(view: PlacementView, need: RequestNeed) -> float:
+def _free_shortfall(view: FleetView, need: RequestNeed) -> Floats:
     """0 while enough blocks would be left, 1 when none would, counting what all will grow by."""
     num_output_tokens = min(need.max_tokens or EXPECTED_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS)
     num_active = view.num_active + need.num_choices
     # On average a sequence is half-way, and half of the rest ends before it is written.
     growth = 0.25 * num_output_tokens / view.block_size * num_active
-    num_taken = need.num_blocks(view.block_size) - view.num_cached_blocks
-    num_left = view.num_available_blocks - num_taken - growth
-    free_share = num_left / view.num_blocks
-    return max(0.0, (LOW_FREE_SHARE - free_share) / LOW_FREE_SHARE)
+    num_left = view.num_available_blocks - num_missing_blocks(view, need) - growth
+    shortfall: Floats = np.maximum(0.0, LOW_FREE_SHARE - num_left / view.num_blocks)
+    return shortfall / LOW_FREE_SHARE

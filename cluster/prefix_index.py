@@ -1,8 +1,11 @@
 """Which replica has which blocks cached, as far as it has said: a hint, the engine decides."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.prefix_hash import block_hashes, root_hash
 from engine.request import GenerateRequest
@@ -12,8 +15,6 @@ MAX_BLOCKS: Final = 1_000_000
 with few replicas and 170 with a thousand."""
 KEY_BYTES: Final = 8
 """Of a block's hash. Two of a million blocks have the same key once in 37 million indexes."""
-
-
 _SHARE_FORGOTTEN: Final = 16
 MAX_KEYS: Final = 512
 """Blocks of a prompt that are looked up: beyond them replicas differ little any more."""
@@ -32,21 +33,19 @@ def prompt_keys(request: GenerateRequest, model_name: str, block_size: int) -> t
 
 
 class PrefixIndex:
-    """For each block the replicas that have it, one bit each: a walk over a prompt costs a lookup
-    and an AND for each block, however many replicas there are."""
+    """For each block the rows of replicas that have it, one bit each: a walk over a prompt costs
+    a lookup and an AND for each block, however many replicas there are."""
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
         self._max_blocks = max_blocks
         self._holders: dict[int, int] = {}
-        self._bits: dict[str, int] = {}
-        self._free_bits: list[int] = []
 
     def __len__(self) -> int:
         return len(self._holders)
 
-    def add(self, replica_id: str, keys: Iterable[int]) -> None:
-        """Note that a replica has blocks."""
-        bit = 1 << self._place(replica_id)
+    def add(self, row: int, keys: Iterable[int]) -> None:
+        """Note that the replica of a row has blocks."""
+        bit = 1 << row
         holders = self._holders
         for key in keys:
             holders[key] = holders.get(key, 0) | bit
@@ -57,11 +56,9 @@ class PrefixIndex:
             for key in list(oldest):
                 del holders[key]
 
-    def remove(self, replica_id: str, keys: Iterable[int]) -> None:
-        """Note that a replica has them no more."""
-        if replica_id not in self._bits:
-            return
-        others = ~(1 << self._bits[replica_id])
+    def remove(self, row: int, keys: Iterable[int]) -> None:
+        """Note that it has them no more."""
+        others = ~(1 << row)
         for key in keys:
             if key in self._holders:
                 left = self._holders[key] & others
@@ -70,45 +67,36 @@ class PrefixIndex:
                 else:
                     del self._holders[key]
 
-    def drop(self, replica_id: str) -> None:
-        """Forget all that a replica had."""
-        self.remove(replica_id, list(self._holders))
-        place = self._bits.pop(replica_id, None)
-        if place is not None:
-            self._free_bits.append(place)
+    def drop(self, row: int) -> None:
+        """Forget all that it had."""
+        self.remove(row, list(self._holders))
 
-    def overlaps(self, keys: Sequence[int]) -> dict[str, int]:
-        """Return how many of a prompt's first blocks each replica has; those without are left out.
+    def overlaps(self, keys: Sequence[int], num_rows: int) -> NDArray[np.int64]:
+        """Return how many of a prompt's first blocks each replica has, [num_rows].
 
         Args:
             keys: of the prompt's full blocks, in order.
+            num_rows: above every row that was added.
         """
-        depth_of: dict[int, int] = {}
-        alive = -1
-        for depth, key in enumerate(keys):
-            still = alive & self._holders.get(key, 0)
-            if depth and still != alive:
-                depth_of |= dict.fromkeys(_places(alive & ~still), depth)
-            alive = still
-            if not alive:
+        get = self._holders.get
+        masks: list[int] = []
+        counts: list[int] = []
+        alive = 0
+        for key in keys:
+            still = get(key, 0) & alive if masks else get(key, 0)
+            if not still:
                 break
-        if alive > 0:
-            depth_of |= dict.fromkeys(_places(alive), len(keys))
-        if not depth_of:
-            return {}
-        names = {place: replica_id for replica_id, place in self._bits.items()}
-        return {names[place]: depth for place, depth in depth_of.items()}
-
-    def _place(self, replica_id: str) -> int:
-        if replica_id not in self._bits:
-            free = self._free_bits
-            self._bits[replica_id] = free.pop() if free else len(self._bits)
-        return self._bits[replica_id]
-
-
-def _places(mask: int) -> Iterator[int]:
-    """Yield the places of the bits that are set."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest
+            if masks and still == alive:
+                counts[-1] += 1
+            else:
+                masks.append(still)
+                counts.append(1)
+                alive = still
+        depths = np.zeros(num_rows, np.int64)
+        num_bytes = -(-num_rows // 8)
+        # Most prompts part from others in a few places: so many masks, however long the prompt.
+        for mask, count in zip(masks, counts, strict=True):
+            octets = np.frombuffer(mask.to_bytes(num_bytes, "little"), np.uint8)
+            bits = np.unpackbits(octets, count=num_rows, bitorder="little")
+            depths += np.multiply(bits, count, dtype=np.int64)
+        return depths

@@ -9,9 +9,9 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from cluster.boards import find_board
-from cluster.placement import RequestNeed
 from cluster.policies import POLICIES
 from cluster.prefix_index import prompt_keys
+from cluster.request_need import RequestNeed
 from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")

@@ -1,21 +1,22 @@
 """A frontend of the simulated cluster: places requests by its own board, follows their tokens."""
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from cluster.admission_queue import AdmissionLimits, AdmissionQueue, Ticket
 from cluster.board import Board
-from cluster.placement import RequestNeed
 from cluster.prefix_index import prompt_keys
+from cluster.request_need import RequestNeed
 from cluster.simulation.events import Events
 from cluster.simulation.replica import MODEL_NAME, SimulatedReplica, StepResult
 from cluster.simulation.trace import TraceRequest
+from engine.errors import Overloaded
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 
-_RETRY_S = 0.05
-"""After so long a request that found no replica is placed again, as by Serve's router."""
+_LOOK_S = 0.005
+"""After news the queue is looked through so much later, and not for every piece of it."""
 _SEED = 0
 
 
@@ -46,6 +47,7 @@ class Frontend:
         board: Board,
         replicas: Mapping[str, SimulatedReplica],
         network_s: float,
+        limits: AdmissionLimits,
         on_end: Callable[[Outcome], None],
     ) -> None:
         self._name = name
@@ -56,8 +58,10 @@ class Frontend:
         self._block_size = next(iter(replicas.values())).snapshot().block_size
         self._on_end = on_end
         self._live: dict[str, Outcome] = {}
-        self._held: deque[Outcome] = deque()
-        self._is_retrying = False
+        self._asked: dict[str, GenerateRequest] = {}
+        """What waits, as it goes to the engine."""
+        self._queue = AdmissionQueue(board, limits, events.clock, uniform=lambda a, b: (a + b) / 2)
+        self._will_look = False
 
     def take(self, request: TraceRequest) -> None:
         """Serve a request that a client has just sent."""
@@ -68,12 +72,13 @@ class Frontend:
         for result in results:
             accepted, changes = result.admissions.accepted, result.output.changes
             self._board.update(result.replica_id, result.snapshot, accepted, changes)
+        self._look_soon()
 
     def hear_tokens(self, result: StepResult) -> None:
         """Take what a step brought."""
         for request_id in result.admissions.refused:
             if (refused := self._leave(request_id)) is not None:
-                self._hold(refused)
+                self._place(refused)
         for request_id in result.admissions.invalid:
             if (invalid := self._leave(request_id)) is not None:
                 self._on_end(invalid)
@@ -85,7 +90,7 @@ class Frontend:
                 outcome.first_s = self._events.now
                 outcome.num_cached_tokens = output.num_cached_tokens
             if output.finish_reason is not None:
-                self._leave(output.request_id)
+                self._leave(output.request_id, outcome.request.num_output_tokens)
                 outcome.last_s = self._events.now
                 self._on_end(outcome)
 
@@ -110,16 +115,27 @@ class Frontend:
                 max_tokens=request.num_output_tokens, ignore_eos=True, seed=_SEED
             ),
             cache_salt=request.tenant,
+            tenant=request.tenant,
         )
-        keys = prompt_keys(asked, MODEL_NAME, self._block_size)
-        chosen = self._board.choose(RequestNeed.of(asked, keys))
-        if chosen is None:
-            self._hold(outcome)
-            return
-        outcome.replica_id = chosen
         outcome.num_placements += 1
+        keys = prompt_keys(asked, MODEL_NAME, self._block_size)
+        ticket = Ticket(
+            need=RequestNeed.of(asked, keys), tenant=request.tenant, arrived_s=request.arrival_s
+        )
+        try:
+            replica_id = self._queue.enter(ticket)
+        except Overloaded:
+            self._on_end(outcome)
+            return
         self._live[asked.request_id] = outcome
-        self._events.after(self._network_s, partial(self._send, chosen, asked))
+        self._asked[asked.request_id] = asked
+        if replica_id is not None:
+            self._start(asked.request_id, replica_id)
+
+    def _start(self, request_id: str, replica_id: str) -> None:
+        self._live[request_id].replica_id = replica_id
+        asked = self._asked.pop(request_id)
+        self._events.after(self._network_s, partial(self._send, replica_id, asked))
 
     def _send(self, replica_id: str, request: GenerateRequest) -> None:
         replica = self._replicas.get(replica_id)
@@ -127,18 +143,21 @@ class Frontend:
         if replica is not None:
             replica.submit(request)
 
-    def _leave(self, request_id: str) -> Outcome | None:
-        self._board.release(request_id)
+    def _leave(self, request_id: str, num_output_tokens: int = 0) -> Outcome | None:
+        self._queue.end(request_id, num_output_tokens)
+        self._asked.pop(request_id, None)
+        self._look_soon()
         return self._live.pop(request_id, None)
 
-    def _hold(self, outcome: Outcome) -> None:
-        self._held.append(outcome)
-        if not self._is_retrying:
-            self._is_retrying = True
-            self._events.after(_RETRY_S, self._retry)
+    def _look_soon(self) -> None:
+        if len(self._queue) and not self._will_look:
+            self._will_look = True
+            self._events.after(_LOOK_S, self._look)
 
-    def _retry(self) -> None:
-        self._is_retrying = False
-        held, self._held = self._held, deque()
-        for outcome in held:
-            self._place(outcome)
+    def _look(self) -> None:
+        self._will_look = False
+        for ticket, replica_id in self._queue.place_next():
+            self._start(ticket.need.request_id, replica_id)
+        for ticket in self._queue.give_up():
+            self._asked.pop(ticket.need.request_id)
+            self._on_end(self._live.pop(ticket.need.request_id))

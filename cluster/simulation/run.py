@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from cluster.admission_queue import AdmissionLimits
 from cluster.board import Board
 from cluster.placement import PlacementPolicy
 from cluster.simulation.events import Events
@@ -25,6 +26,8 @@ class Scenario:
     """Snapshots reach frontends so often; 0: with every step. Tokens always come at once."""
     network_s: float = 0.001
     """One way between frontend and replica."""
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
+    """Of each frontend's queue."""
     deaths: Sequence[tuple[float, int]] = field(default_factory=tuple)
     """Seconds and number of a replica that dies then."""
 
@@ -79,6 +82,7 @@ class _Run:
                 board,
                 self.replicas,
                 scenario.network_s,
+                scenario.limits,
                 self._end,
             )
             for i, board in enumerate(self._boards)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from cluster.board import Board
-from cluster.placement import RequestNeed
+from cluster.request_need import RequestNeed
 from engine.snapshot import EngineState
 from tests.cluster.token_fakes import make_snapshot
 from tests.fakes import FakeClock

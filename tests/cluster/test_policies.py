@@ -4,26 +4,32 @@ from functools import partial
 
 import pytest
 
-from cluster.placement import PlacementView, RequestNeed
 from cluster.policies import POLICIES
+from cluster.request_need import RequestNeed
 from tests.cluster import views as all_views
+from tests.cluster.views import Row, fleet, ranking
 
 view = partial(all_views.view, num_available_blocks=900, num_active=4)
 
 NEED = RequestNeed(request_id="a", num_prompt_tokens=160, block_keys=(7, 8))
 
 
-def first_choices(policy: str, views: list[PlacementView], count: int = 300) -> dict[str, int]:
+def first_choices(policy: str, views: list[Row], count: int = 300) -> dict[str, int]:
     """How often each is chosen in so many choices."""
-    chosen = [POLICIES[policy](views, NEED, rotation)[0] for rotation in range(count)]
+    view = fleet(*views)
+    chosen = []
+    for rotation in range(count):
+        choice = POLICIES[policy](view, NEED, rotation)
+        assert choice is not None
+        chosen.append(view.replica_ids[choice.row])
     return {replica_id: chosen.count(replica_id) for replica_id in sorted(set(chosen))}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nobody_is_chosen_who_does_not_serve(policy: str) -> None:
-    views = [view("a", is_serving=False, num_active=0, num_available_blocks=1000), view("b")]
+    views = [view("a", may_serve=False, num_active=0, num_available_blocks=1000), view("b")]
     assert first_choices(policy, views) == {"b": 300}
-    assert POLICIES[policy](views[:1], NEED, 1) == []
+    assert POLICIES[policy](fleet(*views[:1]), NEED, 1) is None
 
 
 def test_round_robin_takes_turns() -> None:
@@ -53,14 +59,15 @@ def test_power_of_two_leaves_out_the_busiest_of_three_alone() -> None:
 
 
 def test_prefix_hash_keeps_what_begins_alike_together_and_spreads_the_rest() -> None:
+    prefix_hash = partial(ranking, policy=POLICIES["prefix_hash"])
     views = [view(name) for name in "abc"]
     assert len(first_choices("prefix_hash", views)) == 1
     homes = []
     for key in range(60):
         other = RequestNeed(request_id="x", num_prompt_tokens=64, block_keys=(key,))
-        homes.append(POLICIES["prefix_hash"](views, other, 0)[0])
+        homes.append(prefix_hash(views, other)[0])
     assert {homes.count(name) > 5 for name in "abc"} == {True}
     # When one goes, only what it had finds another home.
     [home] = first_choices("prefix_hash", views)
     others = [v for v in views if v.replica_id != home]
-    assert POLICIES["prefix_hash"](views, NEED, 0)[1:] == POLICIES["prefix_hash"](others, NEED, 0)
+    assert prefix_hash(views, NEED)[1:] == prefix_hash(others, NEED)

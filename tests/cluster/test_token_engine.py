@@ -158,11 +158,11 @@ def test_every_frontend_knows_what_is_cached_whenever_it_comes() -> None:
             assert any(frame.changes.removed for frame in early.frames)
             assert not any(frame.changes.removed for frame in late.frames)
             index = PrefixIndex()
-            index.add("replica", map(block_key, late.cached))
+            index.add(0, map(block_key, late.cached))
             for request in requests.values():
                 keys = prompt_keys(request, "fake", 4)
                 found = engine._core._pool.count_cached(block_hashes_of(request))
-                assert index.overlaps(keys).get("replica", 0) == found
+                assert index.overlaps(keys, 1).tolist() == [found]
         finally:
             await setup.close()
             assert await asyncio.to_thread(engine.stop, TIMEOUT_S)

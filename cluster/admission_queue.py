@@ -1,0 +1,210 @@
+"""Requests that no replica has room for yet, in the order in which they get some.
+
+A request is bound to a replica when one has room for it, and not before. Within a priority class
+tenants take turns (engine/fair_share.py); of one tenant the first to come goes first. One that
+finds no room is passed only so often by others that do. Pure: the clock is handed in.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cluster.board import Board
+from cluster.request_need import RequestNeed
+from cluster.served_rate import ServedRate
+from cluster.tenant_share import TenantShares
+from engine.errors import Overloaded
+from engine.fair_share import OUTPUT_COST, FairShare
+
+_MAX_OVERTAKES: Final = 64
+_MAX_FAILURES: Final = 4
+"""Requests that may find no room before the rest has to wait too: each look takes a while."""
+_RETRY_SPREAD: Final = (0.8, 1.2)
+"""So that those who were refused together do not come back together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionLimits:
+    """How much may wait, and for how long. Beyond them requests are refused."""
+
+    max_requests: int = 4096
+    max_tokens: int = 1 << 24
+    """Prompt tokens of all that wait."""
+    max_wait_s: float = 60.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ticket:
+    """A request in the queue."""
+
+    need: RequestNeed
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    arrived_s: float
+    """When its client sent it, on the queue's clock."""
+    deadline_s: float = math.inf
+    """When its client gives up, on the same clock."""
+    number: int = field(default=0, init=False)
+    num_overtakes: int = field(default=0, init=False)
+
+    @property
+    def place(self) -> tuple[int, float, int]:
+        """Order among its tenant's: lower first."""
+        return self.priority, self.arrived_s, self.number
+
+    @property
+    def num_missing_tokens(self) -> int:
+        """What serving it takes, as far as is known before it is placed."""
+        return self.need.num_prompt_tokens
+
+
+class AdmissionQueue:
+    """The queue of one frontend and one model."""
+
+    def __init__(
+        self,
+        board: Board,
+        limits: AdmissionLimits,
+        clock: Callable[[], float],
+        *,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._board = board
+        self._limits = limits
+        self._clock = clock
+        self._uniform = uniform
+        self._fair_share = FairShare()
+        self._shares = TenantShares(clock)
+        self._rate = ServedRate(clock)
+        self._waiting: dict[str, Ticket] = {}
+        self._queues: dict[str, list[Ticket]] = {}
+        self._placed: dict[str, Ticket] = {}
+        self._next_number = 0
+        self.num_tokens = 0
+        """Prompt tokens of all that wait."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, ticket: Ticket) -> str | None:
+        """Take a request in; return its replica if it can start at once, None if it waits.
+
+        Raises Overloaded when too much waits already, or it would wait for longer than it may.
+        """
+        if not self._waiting:
+            replica_id = self._place(ticket)
+            if replica_id is not None:
+                self._fair_share.enter(ticket.tenant)
+                self._start(ticket)
+                return replica_id
+        self._check(ticket)
+        ticket.number = self._next_number
+        self._next_number += 1
+        self._fair_share.enter(ticket.tenant)
+        self._waiting[ticket.need.request_id] = ticket
+        queue = self._queues.setdefault(ticket.tenant, [])
+        queue.append(ticket)
+        queue.sort(key=lambda other: other.place)
+        self.num_tokens += ticket.need.num_prompt_tokens
+        return None
+
+    def place_next(self) -> list[tuple[Ticket, str]]:
+        """Place whom there is room for by now; return them with their replicas."""
+        placed: list[tuple[Ticket, str]] = []
+        overtaken: list[Ticket] = []
+        queues = [list(queue) for queue in self._queues.values()]
+        for ticket in self._fair_share.order(queues):
+            replica_id = self._place(ticket)
+            if replica_id is None:
+                overtaken.append(ticket)
+                if ticket.num_overtakes >= _MAX_OVERTAKES or len(overtaken) >= _MAX_FAILURES:
+                    break
+                continue
+            self._remove(ticket)
+            self._start(ticket)
+            placed.append((ticket, replica_id))
+            for other in overtaken:
+                other.num_overtakes += 1
+        return placed
+
+    def give_up(self) -> list[Ticket]:
+        """Take those out whose deadline has passed, or that have waited for as long as any may."""
+        now = self._clock()
+        oldest_s = now - self._limits.max_wait_s
+        late = [
+            ticket
+            for ticket in self._waiting.values()
+            if ticket.deadline_s <= now or ticket.arrived_s < oldest_s
+        ]
+        for ticket in late:
+            self._remove(ticket)
+            self._fair_share.leave(ticket.tenant)
+        return late
+
+    def end(self, request_id: str, num_output_tokens: int = 0) -> None:
+        """A request is over, whether it waited or ran; its blocks are free."""
+        self._board.release(request_id)
+        if (ticket := self._waiting.get(request_id)) is not None:
+            self._remove(ticket)
+            self._fair_share.leave(ticket.tenant)
+        elif (ticket := self._placed.pop(request_id, None)) is not None:
+            self._fair_share.charge(ticket, OUTPUT_COST * num_output_tokens)
+            self._fair_share.leave(ticket.tenant)
+            self._shares.end(ticket.tenant, ticket.need.num_prompt_tokens)
+            self._rate.add(ticket.need.num_prompt_tokens)
+
+    @property
+    def predicted_wait_s(self) -> float | None:
+        """Seconds until a request that came now would be placed; None: nothing to judge by."""
+        if not self._waiting:
+            return 0.0
+        rate = self._rate.per_s
+        return self.num_tokens / rate if rate > 0 else None
+
+    def overloaded(self, cause: str) -> Overloaded:
+        """The refusal of a request, with the time after which it may be worth to try again."""
+        wait_s = self.predicted_wait_s
+        # Half of the queue is a guess, where nobody has left yet to measure by.
+        wait_s = self._limits.max_wait_s / 2 if wait_s is None else wait_s
+        retry_after_s = max(1.0, wait_s * self._uniform(*_RETRY_SPREAD))
+        fix = "Try again later, or serve with more replicas."
+        return Overloaded(cause, fix, math.ceil(retry_after_s))
+
+    def _check(self, ticket: Ticket) -> None:
+        limits = self._limits
+        if len(self._waiting) >= limits.max_requests:
+            raise self.overloaded(f"{len(self._waiting)} requests wait already.")
+        if self.num_tokens + ticket.need.num_prompt_tokens > limits.max_tokens:
+            raise self.overloaded(f"requests of {self.num_tokens} tokens wait already.")
+        wait_s, now = self.predicted_wait_s, self._clock()
+        if wait_s is None:
+            return
+        patience_s = min(limits.max_wait_s, ticket.deadline_s - now)
+        # A tenant whose turn comes before the others' waits for its own requests alone.
+        if self._fair_share.num_present > 1:
+            own = sum(t.need.num_prompt_tokens for t in self._queues.get(ticket.tenant, []))
+            wait_s = min(wait_s, self._fair_share.num_present * wait_s * own / self.num_tokens)
+        if wait_s > patience_s:
+            raise self.overloaded(
+                f"the request would wait for {wait_s:.0f} s, and may wait for {patience_s:.0f} s."
+            )
+
+    def _place(self, ticket: Ticket) -> str | None:
+        need = replace(ticket.need, spare_share=self._shares.spare(ticket.tenant, ticket.weight))
+        return self._board.choose(need, may_queue=False)
+
+    def _start(self, ticket: Ticket) -> None:
+        self._fair_share.charge(ticket, ticket.need.num_prompt_tokens)
+        self._shares.start(ticket.tenant, ticket.weight, ticket.need.num_prompt_tokens)
+        self._placed[ticket.need.request_id] = ticket
+
+    def _remove(self, ticket: Ticket) -> None:
+        del self._waiting[ticket.need.request_id]
+        queue = self._queues[ticket.tenant]
+        queue.remove(ticket)
+        if not queue:
+            del self._queues[ticket.tenant]
+        self.num_tokens -= ticket.need.num_prompt_tokens
