@@ -6,6 +6,7 @@ imported or run.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -70,13 +71,25 @@ def _watch(pip: subprocess.Popen[bytes], temporary: Path, report: Report) -> Non
     """Report how much has arrived until pip ends."""
     arrived = 0
     while True:
-        arrived = max(arrived, *(_size(path) for path in temporary.rglob("*.whl")), 0)
+        arrived = max(arrived, num_arrived_bytes(temporary))
         report(f"Downloading {NAME}", min(arrived, WHEEL_BYTES), WHEEL_BYTES)
         try:
             pip.wait(POLL_S)
         except subprocess.TimeoutExpired:
             continue
         return
+
+
+def num_arrived_bytes(folder: Path) -> int:
+    """Size of the largest wheel in a folder in which pip makes and deletes others all the time."""
+    # os.walk leaves out folders that are gone when it comes to them; Path.rglob would raise.
+    wheels = (
+        Path(parent) / name
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(".whl")
+    )
+    return max(map(_size, wheels), default=0)
 
 
 def _size(path: Path) -> int:

@@ -117,6 +117,24 @@ def test_interrupted_download_stops_pip_and_leaves_nothing(tmp_path: Path, pip: 
     assert left(tmp_path / "c") == []
 
 
+def test_folders_that_pip_deletes_meanwhile_do_not_end_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kept", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.whl").write_bytes(b"12345")
+    scandir = os.scandir
+
+    def scan(path: object) -> object:
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert embedded_model.num_arrived_bytes(tmp_path) == 5
+    assert embedded_model.num_arrived_bytes(tmp_path / "gone") == 0
+
+
 def test_model_in_the_cache_is_taken_without_work(smollm2_path: Path) -> None:
     def refuse(phase: str, done: int, total: int) -> None:
         raise AssertionError(f"{phase}: there is nothing to do")
