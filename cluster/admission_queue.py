@@ -11,28 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
 from cluster.request_need import RequestNeed
 from cluster.served_rate import ServedRate
+from cluster.snapshot import AdmissionSnapshot
 from cluster.tenant_share import TenantShares
 from engine.errors import Overloaded
 from engine.fair_share import OUTPUT_COST, FairShare
 
+LOOK_S: Final = 0.005
+"""After news the queue is looked through so much later, and not for every piece of it."""
 _MAX_OVERTAKES: Final = 64
 _MAX_FAILURES: Final = 4
 """Requests that may find no room before the rest has to wait too: each look takes a while."""
 _RETRY_SPREAD: Final = (0.8, 1.2)
 """So that those who were refused together do not come back together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdmissionLimits:
-    """How much may wait, and for how long. Beyond them requests are refused."""
-
-    max_requests: int = 4096
-    max_tokens: int = 1 << 24
-    """Prompt tokens of all that wait."""
-    max_wait_s: float = 60.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -83,6 +77,7 @@ class AdmissionQueue:
         self._queues: dict[str, list[Ticket]] = {}
         self._placed: dict[str, Ticket] = {}
         self._next_number = 0
+        self._num_refused = 0
         self.num_tokens = 0
         """Prompt tokens of all that wait."""
 
@@ -101,6 +96,8 @@ class AdmissionQueue:
                 self._start(ticket)
                 return replica_id
         self._check(ticket)
+        if not self._waiting:
+            self._rate.start()
         ticket.number = self._next_number
         self._next_number += 1
         self._fair_share.enter(ticket.tenant)
@@ -162,10 +159,21 @@ class AdmissionQueue:
         if not self._waiting:
             return 0.0
         rate = self._rate.per_s
-        return self.num_tokens / rate if rate > 0 else None
+        return self.num_tokens / rate if rate else None
+
+    def snapshot(self) -> AdmissionSnapshot:
+        """How it is at present."""
+        return AdmissionSnapshot(
+            num_held_requests=len(self._waiting),
+            num_held_tokens=self.num_tokens,
+            predicted_wait_s=self.predicted_wait_s,
+            num_placements=self._board.num_by_reason(),
+            num_refused=self._num_refused,
+        )
 
     def overloaded(self, cause: str) -> Overloaded:
-        """The refusal of a request, with the time after which it may be worth to try again."""
+        """Refuse a request, with the time after which it may be worth to try again."""
+        self._num_refused += 1
         wait_s = self.predicted_wait_s
         # Half of the queue is a guess, where nobody has left yet to measure by.
         wait_s = self._limits.max_wait_s / 2 if wait_s is None else wait_s
@@ -183,10 +191,12 @@ class AdmissionQueue:
         if wait_s is None:
             return
         patience_s = min(limits.max_wait_s, ticket.deadline_s - now)
-        # A tenant whose turn comes before the others' waits for its own requests alone.
-        if self._fair_share.num_present > 1:
-            own = sum(t.need.num_prompt_tokens for t in self._queues.get(ticket.tenant, []))
-            wait_s = min(wait_s, self._fair_share.num_present * wait_s * own / self.num_tokens)
+        # Tenants take turns: each waits for its own requests, as many times as there are tenants.
+        own_queue = self._queues.get(ticket.tenant, [])
+        num_others = len(self._queues) - bool(own_queue)
+        if num_others:
+            own = sum(other.need.num_prompt_tokens for other in own_queue)
+            wait_s = min(wait_s, (num_others + 1) * wait_s * own / self.num_tokens)
         if wait_s > patience_s:
             raise self.overloaded(
                 f"the request would wait for {wait_s:.0f} s, and may wait for {patience_s:.0f} s."
@@ -208,3 +218,5 @@ class AdmissionQueue:
         if not queue:
             del self._queues[ticket.tenant]
         self.num_tokens -= ticket.need.num_prompt_tokens
+        if not self._waiting:
+            self._rate.stop()

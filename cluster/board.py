@@ -12,7 +12,7 @@ from typing import Any
 from cluster.decision import Decision, DecisionLog
 from cluster.fleet import Fleet
 from cluster.ledger import Ledger, LedgerEntry
-from cluster.placement import PlacementPolicy, Reason, choose
+from cluster.placement import PlacementPolicy, choose
 from cluster.prefix_index import PrefixIndex, block_key
 from cluster.request_need import RequestNeed
 from cluster.snapshot import ReplicaSnapshot
@@ -136,7 +136,13 @@ class Board:
         with self._lock:
             fleet = self._fleet
             cached = self._index.overlaps(need.block_keys, fleet.num_rows)
-            view = fleet.view(self._clock(), cached, among)
+            view = fleet.view(
+                self._clock(),
+                cached,
+                among,
+                session_replica=need.session_replica,
+                num_session_tokens=need.num_session_tokens,
+            )
             self._num_choices += 1
             choice = self._policy(view, need, self._num_choices)
             if choice is None or not (may_queue or choice.has_room):
@@ -167,10 +173,10 @@ class Board:
         with self._lock:
             return self._decisions.find(request_id)
 
-    def num_by_reason(self) -> dict[Reason, int]:
+    def num_by_reason(self) -> dict[str, int]:
         """Placements so far by the reason of the choice."""
         with self._lock:
-            return dict(self._decisions.num_by_reason)
+            return {str(reason): num for reason, num in self._decisions.num_by_reason.items()}
 
     def release(self, request_id: str) -> LedgerEntry | None:
         """Forget a request that has ended or could not be placed; return what it had."""

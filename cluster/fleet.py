@@ -49,6 +49,8 @@ class FleetView:
     prefill_token_s: Floats
     num_cached_blocks: Floats
     """Of the request's prompt, as far as is known."""
+    num_session_tokens: Floats
+    """Of the request's prompt, as is hoped where the last turn of its session was."""
 
 
 @dataclass(slots=True)
@@ -157,7 +159,13 @@ class Fleet:
             self._columns.is_serving[row] = False
 
     def view(
-        self, now_s: float, num_cached_blocks: NDArray[Any], among: Container[str] | None = None
+        self,
+        now_s: float,
+        num_cached_blocks: NDArray[Any],
+        among: Container[str] | None = None,
+        *,
+        session_replica: str = "",
+        num_session_tokens: int = 0,
     ) -> FleetView:
         """Return what placement sees.
 
@@ -165,7 +173,12 @@ class Fleet:
             now_s: on the clock of `report`.
             num_cached_blocks: of the request's prompt, [num_rows].
             among: replicas that may be chosen; None: all.
+            session_replica: has served the last turn of the request's session.
+            num_session_tokens: of that turn.
         """
+        session_tokens = np.zeros(self.num_rows)
+        if (session_row := self._row_of.get(session_replica)) is not None:
+            session_tokens[session_row] = num_session_tokens
         columns = self._columns
         block_size, num_blocks, unclaimed, active, queued, seats, *step_time = columns.numbers
         load_blocks, load_seqs, load_tokens, own = columns.loads
@@ -188,4 +201,5 @@ class Fleet:
             seq_s=step_time[1],
             prefill_token_s=step_time[2],
             num_cached_blocks=num_cached_blocks,
+            num_session_tokens=session_tokens,
         )

@@ -35,6 +35,7 @@ class Leader:
     """A serving engine."""
 
     loop: EngineLoop
+    server: TokenServer
     description: EngineDescription
 
     @classmethod
@@ -62,6 +63,7 @@ class Leader:
         report = engine.report
         return cls(
             loop,
+            server,
             EngineDescription(
                 address=address,
                 token=token,

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.cache_log import CacheChanges
 from engine.errors import (
+    DeadlinePassed,
     InvalidConfig,
     InvalidModel,
     InvalidRequest,
@@ -77,6 +78,16 @@ class Ack(Message, frozen=True, tag="ack"):
     """A frontend has every frame up to this number."""
 
     number: int
+
+
+class Demand(Message, frozen=True, tag="demand"):
+    """What a frontend holds back because no replica has room, for the autoscaler."""
+
+    num_held_requests: int = 0
+    num_held_tokens: int = 0
+    """Of their prompts."""
+    ttft_attainment: float = 1.0
+    """Share of its requests of the last minute whose first token came in time."""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -147,6 +158,7 @@ _ERROR_KINDS: Final[dict[str, type[PageRayError]]] = {
         ModelNotFound,
         InvalidModel,
         InvalidConfig,
+        DeadlinePassed,
         Overloaded,
         ReplicaLost,
     )
@@ -166,7 +178,7 @@ class Ended(Message, frozen=True, tag="ended"):
     request_ids: list[str]
 
 
-ClientMessage = Hello | Submit | Abort | Ack
+ClientMessage = Hello | Submit | Abort | Ack | Demand
 ServerMessage = Welcome | Frame | Refused | Ended
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

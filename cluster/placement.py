@@ -30,6 +30,8 @@ class Reason(StrEnum):
     """No other has room."""
     PREFIX = "prefix"
     """Lowest cost, and it has some of the prompt cached."""
+    SESSION = "session"
+    """Lowest cost, because the last turn of the request's session was there."""
     COST = "cost"
     """Lowest cost."""
     QUEUE = "queue"
@@ -72,8 +74,7 @@ def choose(view: FleetView, need: RequestNeed, rotation: int) -> Choice | None:
         row, costs = least(cost, roomy, rotation, view.num_active)
         if num_roomy == 1:
             return Choice(row, Reason.ONLY, costs)
-        reason = Reason.PREFIX if view.num_cached_blocks[row] else Reason.COST
-        return Choice(row, reason, costs)
+        return Choice(row, _why_cheapest(view, row), costs)
     if fresh.any():
         queue = view.num_queued_prefill_tokens
         row, costs = least(queue, fresh, rotation, view.num_active)
@@ -82,6 +83,13 @@ def choose(view: FleetView, need: RequestNeed, rotation: int) -> Choice | None:
         row, costs = least(view.num_own_requests, view.may_serve, rotation)
         return Choice(row, Reason.LATE, costs)
     return None
+
+
+def _why_cheapest(view: FleetView, row: int) -> Reason:
+    num_cached_tokens = view.num_cached_blocks[row] * view.block_size[row]
+    if view.num_session_tokens[row] > num_cached_tokens:
+        return Reason.SESSION
+    return Reason.PREFIX if num_cached_tokens else Reason.COST
 
 
 def least(
@@ -139,6 +147,8 @@ def load_product(view: FleetView, need: RequestNeed) -> Floats:
 def _num_prefill_tokens(view: FleetView, need: RequestNeed) -> Floats:
     """Tokens to compute until the request has its first: what is queued and what it misses."""
     num_cached_tokens = view.num_cached_blocks * view.block_size
+    if need.num_session_tokens:
+        num_cached_tokens = np.maximum(num_cached_tokens, view.num_session_tokens)
     num_missing = np.maximum(1.0, need.num_prompt_tokens - num_cached_tokens)
     result: Floats = view.num_queued_prefill_tokens + num_missing
     return result

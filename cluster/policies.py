@@ -20,6 +20,7 @@ from cluster.placement import (
     least,
     load_product,
 )
+from cluster.policy_name import PolicyName
 from cluster.request_need import RequestNeed
 
 _PREFIX_TOKENS: Final = 2048
@@ -67,13 +68,11 @@ def _prefix_hash(view: FleetView, need: RequestNeed, rotation: int) -> Choice | 
 
 
 POLICIES: Final[dict[str, PlacementPolicy]] = {
-    "kv": choose,
-    "round_robin": _by(lambda view, _need: np.zeros_like(view.num_active)),
-    "least_requests": _by(lambda view, _need: view.num_active),
-    "power_of_two": _power_of_two,
-    "most_free": _by(lambda view, _need: -view.num_available_blocks),
-    "prefix_hash": _prefix_hash,
-    "lmetric": _by(load_product),
+    PolicyName.KV: choose,
+    PolicyName.ROUND_ROBIN: _by(lambda view, _need: np.zeros_like(view.num_active)),
+    PolicyName.LEAST_REQUESTS: _by(lambda view, _need: view.num_active),
+    PolicyName.POWER_OF_TWO: _power_of_two,
+    PolicyName.MOST_FREE: _by(lambda view, _need: -view.num_available_blocks),
+    PolicyName.PREFIX_HASH: _prefix_hash,
+    PolicyName.LMETRIC: _by(load_product),
 }
-"""By the names of `--router-policy` and `pageray simulate --policy`."""
-DEFAULT_POLICY: Final = "kv"

@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 from cluster.messages import (
     Abort,
     Ack,
+    Demand,
     Ended,
     Frame,
     Hello,
@@ -87,6 +88,11 @@ class TokenClient:
         self._aborts.append((now, message))
         if self._stream is not None:
             self._stream.send(message)
+
+    def tell(self, demand: Demand) -> None:
+        """Tell the engine what is held back, if it can hear."""
+        if self._stream is not None:
+            self._stream.send(demand)
 
     def close(self) -> None:
         """Begin to leave; no callback comes any more."""

@@ -15,6 +15,7 @@ from cluster.messages import (
     Abort,
     Ack,
     ClientMessage,
+    Demand,
     Ended,
     Frame,
     Hello,
@@ -27,7 +28,7 @@ from cluster.messages import (
     encode,
 )
 from cluster.outbox import Outbox
-from cluster.token_peer import Connection, DropReason, Frontend, Route
+from cluster.token_peer import Connection, DropReason, Frontend, Route, total_demand
 from engine.errors import InvalidRequest, PageRayError, ReplicaLost
 from engine.output import StepOutput, TokenOutput
 from engine.request import GenerateRequest
@@ -129,6 +130,9 @@ class TokenHub:
                 frontend = self._frontends.get(connection.peer_id)
                 if frontend is not None and frontend.connection is connection:
                     self._acknowledge(frontend, message.number)
+            case Demand() if connection.role is Role.FRONTEND:
+                if (frontend := self._frontends.get(connection.peer_id)) is not None:
+                    frontend.demand = message
             case Abort():
                 self._abort(connection, message)
             case _:
@@ -136,6 +140,10 @@ class TokenHub:
                     f"a client of role '{connection.role}' sent {type(message).__name__}.",
                     "Run the same version of PageRay on every node.",
                 )
+
+    def demand(self) -> Demand:
+        """What the frontends hold back; may be called from any thread."""
+        return total_demand(list(self._frontends.values()))
 
     def beat(self) -> None:
         """Send a heartbeat to every frontend that has heard nothing for a while."""

@@ -1,10 +1,11 @@
 """The clients of a token server and their requests, as its hub knows them."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cluster.messages import Role
+from cluster.messages import Demand, Role
 from cluster.outbox import Outbox
 from engine.cache_log import CacheLog
 
@@ -46,6 +47,17 @@ class Frontend:
     accepted: list[str] = field(default_factory=list)
     last_frame_s: float = 0.0
     expiry: asyncio.TimerHandle | None = None
+    demand: Demand = field(default_factory=Demand)
+
+
+def total_demand(frontends: Iterable[Frontend]) -> Demand:
+    """What all of them hold back, and how the worst of them fares."""
+    demands = [frontend.demand for frontend in frontends]
+    return Demand(
+        sum(demand.num_held_requests for demand in demands),
+        sum(demand.num_held_tokens for demand in demands),
+        min((demand.ttft_attainment for demand in demands), default=1.0),
+    )
 
 
 @dataclass(slots=True, eq=False)

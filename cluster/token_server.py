@@ -16,6 +16,7 @@ import grpc.aio
 
 from cluster.messages import (
     MAX_MESSAGE_BYTES,
+    Demand,
     Hello,
     InvalidMessage,
     Role,
@@ -103,6 +104,10 @@ class TokenServer:
     def on_step(self, output: StepOutput, snapshot: EngineSnapshot) -> None:
         """Send a step's outputs on their way; called on the step thread, returns at once."""
         self._hub.on_step(output, snapshot)
+
+    def demand(self) -> Demand:
+        """What the frontends hold back; may be called from any thread."""
+        return self._hub.demand()
 
     async def _beat(self) -> None:
         while True:

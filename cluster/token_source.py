@@ -3,7 +3,8 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from cluster.snapshot import ReplicaSnapshot
+from cluster.decision import Decision
+from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from engine.output import TokenOutput
 from engine.request import GenerateRequest
 
@@ -14,8 +15,8 @@ class TokenSource(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices until each has a finish reason.
 
-        Closing the iterator early aborts what is left. Raises InvalidRequest, Overloaded or
-        ReplicaLost, before or between outputs.
+        Closing the iterator early aborts what is left. Raises InvalidRequest, Overloaded,
+        DeadlinePassed or ReplicaLost, before or between outputs.
         """
 
     async def abort(self, request_id: str, choice_index: int) -> None:
@@ -23,3 +24,9 @@ class TokenSource(Protocol):
 
     def snapshots(self) -> list[ReplicaSnapshot]:
         """Newest snapshot of every known replica."""
+
+    def admission(self) -> AdmissionSnapshot:
+        """What waits for a replica, and what has been placed."""
+
+    def decisions(self, request_id: str) -> list[Decision]:
+        """Why a request went where it went, an entry for each attempt; empty: not known here."""

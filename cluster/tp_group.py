@@ -12,6 +12,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.engine_description import EngineDescription
+from cluster.messages import Demand
 from cluster.worker import WorkerActor, WorkerSpec
 from engine.config import EngineConfig
 from engine.snapshot import EngineSnapshot
@@ -106,6 +107,11 @@ class TPGroup:
         """Newest snapshot of the engine."""
         snapshot: EngineSnapshot = await self._workers[0].snapshot.remote()
         return snapshot
+
+    async def demand(self) -> Demand:
+        """What the frontends hold back because no replica has room."""
+        demand: Demand = await self._workers[0].demand.remote()
+        return demand
 
     def kill(self) -> None:
         """End every rank at once."""

@@ -17,6 +17,7 @@ import ray
 import ray.util
 
 from cluster.engine_description import EngineDescription
+from cluster.messages import Demand
 from engine.config import EngineConfig
 from engine.model_store import resolve_model
 from engine.snapshot import EngineSnapshot
@@ -88,6 +89,12 @@ class Worker:
         if self._leader is None:
             raise RuntimeError(f"rank {self._rank} runs no engine")
         return self._leader.snapshot()
+
+    def demand(self) -> Demand:
+        """What the frontends hold back because no replica has room (rank 0)."""
+        if self._leader is None:
+            raise RuntimeError(f"rank {self._rank} runs no engine")
+        return self._leader.server.demand()
 
     def _lead(self, spec: WorkerSpec, started: float) -> EngineDescription:
         found = time.monotonic()

@@ -9,7 +9,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cluster.policies import DEFAULT_POLICY, POLICIES
+from cluster.admission_limits import AdmissionLimits
+from cluster.policy_name import DEFAULT_POLICY, PolicyName
 from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
@@ -57,6 +58,14 @@ class AppArgs(BaseModel):
     """HTTP processes in front of the replicas."""
     router_policy: str = DEFAULT_POLICY
     """How requests are placed on replicas, see cluster/policies.py."""
+    max_held_requests: int = Field(default=4096, ge=1)
+    """Requests that each frontend lets wait for a replica with room."""
+    max_held_tokens: int = Field(default=1 << 24, ge=1)
+    """Of their prompts."""
+    max_held_s: float = Field(default=60.0, gt=0)
+    """Longest time that a request may wait."""
+    ttft_objective_s: float = Field(default=5.0, gt=0)
+    """A first token within so long is in time, for the autoscaler."""
     drain_timeout_s: float = Field(default=60.0, gt=0)
     """Longest time that running requests get when the service stops."""
 
@@ -77,10 +86,10 @@ class AppArgs(BaseModel):
                 f"replicas_max is {self.replicas_max}, below replicas_min {self.replicas_min}.",
                 "Give the smaller number first: --replicas MIN:MAX.",
             )
-        if self.router_policy not in POLICIES:
+        if self.router_policy not in tuple(PolicyName):
             raise InvalidConfig(
                 f"There is no router policy '{self.router_policy}'.",
-                f"Use one of {', '.join(POLICIES)}.",
+                f"Use one of {', '.join(PolicyName)}.",
             )
         if any(not key.strip() for key in self.api_keys):
             raise InvalidConfig(
@@ -104,6 +113,14 @@ class AppArgs(BaseModel):
     def needs_weights(self) -> bool:
         """Whether the model has to come with its weights."""
         return self.load_format != "dummy"
+
+    def admission_limits(self) -> AdmissionLimits:
+        """How much each frontend lets wait."""
+        return AdmissionLimits(
+            max_requests=self.max_held_requests,
+            max_tokens=self.max_held_tokens,
+            max_wait_s=self.max_held_s,
+        )
 
     def device_kind(self) -> str:
         """`cpu` or `cuda`. With device auto this asks Ray, which must be connected."""

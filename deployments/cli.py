@@ -23,6 +23,7 @@ from deployments.cli_options import Options, PlanOptions, ServeOptions, takes_op
 from deployments.cli_serve_config import serve_config
 from deployments.cli_settings import app_args, default_host, launch_options, parse_size
 from deployments.cli_status import fetch_status, render_status, watch_status
+from deployments.cli_why import fetch_why, render_why
 from deployments.launch_options import LaunchOptions
 from deployments.serve_environment import haproxy_environment, serve_environment
 from engine.errors import InvalidConfig, PageRayError
@@ -156,6 +157,10 @@ def chat(
 def status(
     url: Url = DEFAULT_URL,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    why: Annotated[
+        str | None,
+        typer.Option("--why", metavar="ID", help="Show why this request went to its replica."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     api_key: ApiKey = None,
 ) -> None:
@@ -163,7 +168,10 @@ def status(
     console = Console()
     with open_client(url, api_key) as client:
         if as_json:
-            console.print_json(data=fetch_status(client))
+            found = fetch_status(client) if why is None else fetch_why(client, why)
+            console.print_json(data=found)
+        elif why is not None:
+            console.print(render_why(fetch_why(client, why)))
         elif watch:
             watch_status(client, console)
         else:

@@ -61,6 +61,34 @@ class ServeOptions(EngineOptions):
             help="How requests are placed on replicas; `pageray simulate` compares the ways.",
         ),
     ] = default("router_policy")
+    max_held_requests: Annotated[
+        int,
+        option(
+            "Cluster",
+            "--max-held-requests",
+            metavar="N",
+            help="Requests that each frontend lets wait for a replica with room.",
+        ),
+    ] = default("max_held_requests")
+    max_held_tokens: Annotated[
+        int,
+        option(
+            "Cluster", "--max-held-tokens", metavar="N", help="Prompt tokens of those that wait."
+        ),
+    ] = default("max_held_tokens")
+    max_held_s: Annotated[
+        float,
+        option("Cluster", "--max-held-time", metavar="S", help="Seconds that a request may wait."),
+    ] = default("max_held_s")
+    ttft_objective_s: Annotated[
+        float,
+        option(
+            "Cluster",
+            "--ttft-objective",
+            metavar="S",
+            help="Replicas are added while first tokens take longer.",
+        ),
+    ] = default("ttft_objective_s")
     drain_timeout_s: Annotated[
         float,
         option(

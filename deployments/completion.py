@@ -10,10 +10,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from cluster.token_source import TokenSource
-from deployments.http_errors import DeadlinePassed
 from deployments.metrics import HttpMetrics, RequestTimer
 from engine.detokenizer import Detokenizer
-from engine.errors import PageRayError, ReplicaLost
+from engine.errors import DeadlinePassed, PageRayError, ReplicaLost
 from engine.output import DEADLINE_PASSED, FinishReason, TokenLogprob, TokenOutput
 from engine.request import GenerateRequest
 from engine.tokenizer import Tokenizer

@@ -4,7 +4,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +25,8 @@ from engine.tokenizer import Tokenizer
 
 logger = logging.getLogger("ray.serve")
 
+SESSION_HEADER = "x-session-id"
+MAX_SESSION_CHARACTERS = 256
 MAX_RESTARTS = 2
 """Times that an answer nobody has seen yet is made again after its replica was lost."""
 
@@ -53,8 +57,10 @@ class CompletionEndpoint:
 
         async def serve() -> None:
             ask = await self._dialect.read(values, tenant_of(scope))
+            session_id = _session_id(scope)
+            requests = [replace(request, session_id=session_id) for request in ask.requests]
             completion = Completion(
-                self._source, self._tokenizer, ask.requests, self._metrics, arrived_s
+                self._source, self._tokenizer, requests, self._metrics, arrived_s
             )
             if ask.stream:
                 await _stream(ask, completion, sender)
@@ -67,6 +73,11 @@ class CompletionEndpoint:
         await run_until_disconnect(
             serve(), receive, is_stuck, check_period_s=self._settings.send_timeout_s / 4
         )
+
+
+def _session_id(scope: Scope) -> str:
+    """The client's name for its conversation, whose turns go to one replica where that is best."""
+    return Headers(scope=scope).get(SESSION_HEADER, "")[:MAX_SESSION_CHARACTERS]
 
 
 async def _answer(

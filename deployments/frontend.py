@@ -7,6 +7,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
+from cluster.admission import Admission
 from cluster.boards import find_board
 from deployments.args import AppArgs
 from deployments.http_app import build_http_app
@@ -31,7 +32,15 @@ class Frontend:
         )
         tokenizer = await asyncio.to_thread(Tokenizer.from_folder, path)
         frontend_id = serve.get_replica_context().replica_id.unique_id
-        source = ServeTokenSource(replicas, find_board(args.model_name), frontend_id)
+        board = find_board(args.model_name)
+        admission = Admission(
+            board,
+            args.admission_limits(),
+            model_name=args.model_name,
+            block_size=args.block_size,
+            ttft_objective_s=args.ttft_objective_s,
+        )
+        source = ServeTokenSource(replicas, board, admission, frontend_id)
         source.start()
         description = await replicas.describe.remote()
         settings = HttpSettings.from_args(args, max_model_len=description["max_model_len"])

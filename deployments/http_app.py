@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from cluster.token_source import TokenSource
+from deployments.admission_metrics import AdmissionCollector
 from deployments.api_keys import ApiKeyMiddleware
 from deployments.chat import ChatDialect
 from deployments.completion_endpoint import CompletionEndpoint
@@ -29,6 +30,7 @@ from engine.tokenizer import Tokenizer
 def build_http_app(source: TokenSource, tokenizer: Tokenizer, settings: HttpSettings) -> Starlette:
     """The ASGI application. Every response has a status and a body that its client can read."""
     metrics = HttpMetrics(settings.model_name, source.snapshots)
+    metrics.show(AdmissionCollector(settings.model_name, source.admission))
     encoder = PromptEncoder(tokenizer, settings)
     texts = TokenNames(tokenizer)
 
@@ -49,6 +51,7 @@ def build_http_app(source: TokenSource, tokenizer: Tokenizer, settings: HttpSett
         Route("/health", status.health),
         Route("/ready", status.ready),
         Route("/status", status.status),
+        Route("/status/why/{request_id}", status.why),
         Route("/metrics", status.metrics),
         Route("/version", status.version),
     ]

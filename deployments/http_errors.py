@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import (
+    DeadlinePassed,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
@@ -41,8 +42,8 @@ class BodyTimeout(PageRayError):
     """The client took too long to send its body."""
 
 
-class DeadlinePassed(PageRayError):
-    """The request's own deadline came before its answer."""
+class UnknownRequest(PageRayError):
+    """Nothing is known of a request of this id."""
 
 
 class UnknownRoute(PageRayError):
@@ -62,6 +63,7 @@ _SHAPES: Final[tuple[tuple[type[PageRayError], int, str, str | None], ...]] = (
     (InvalidRequest, 400, "invalid_request_error", None),
     (InvalidApiKey, 401, "authentication_error", "invalid_api_key"),
     (ModelNotFound, 404, "not_found_error", "model_not_found"),
+    (UnknownRequest, 404, "not_found_error", "request_not_found"),
     (UnknownRoute, 404, "not_found_error", "unknown_url"),
     (MethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"),
     (BodyTimeout, 408, "invalid_request_error", "request_timeout"),

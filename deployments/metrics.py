@@ -134,6 +134,10 @@ class HttpMetrics:
         )
         self._model_name = model_name
 
+    def show(self, collector: Collector) -> None:
+        """Show what somebody else collects as well."""
+        self._registry.register(collector)
+
     def count_error(self, status: int) -> None:
         """Count an error response."""
         self._errors.labels(self._model_name, str(status)).inc()

@@ -10,6 +10,7 @@ import logging
 import os
 from typing import Any
 
+import msgspec
 import ray
 from ray import serve
 from ray.util import get_current_placement_group
@@ -75,7 +76,8 @@ class Replica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Numbers for the autoscaling policy (Serve hook)."""
-        snapshot = await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
+        async with asyncio.timeout(SNAPSHOT_TIMEOUT_S):
+            snapshot, held = await asyncio.gather(self._group.snapshot(), self._group.demand())
         return {
             "block_size": snapshot.block_size,
             "num_blocks": snapshot.num_blocks,
@@ -83,6 +85,7 @@ class Replica:
             "num_waiting": snapshot.num_waiting,
             "num_running": snapshot.num_running,
             "num_queued_prefill_tokens": snapshot.num_queued_prefill_tokens,
+            **msgspec.structs.asdict(held),
         }
 
     async def check_health(self) -> None:

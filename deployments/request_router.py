@@ -39,7 +39,7 @@ class KVBlockRouter(RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Return the one replica the board chose, or none for a retry after the back-off."""
+        """Return the replica that admission chose, or none for a retry after the back-off."""
         try:
             request = _request_of(pending_request)
             if pending_request is None or request is None:
@@ -47,10 +47,11 @@ class KVBlockRouter(RequestRouter):
             # Without this Serve spins while no replica can be chosen.
             pending_request.routing_context.should_backoff = True
             by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-            keys: tuple[int, ...] = ()
-            if len(by_id) > 1:
+            chosen = self._board.placement(request.request_id)
+            if chosen not in by_id:
+                # It is gone since. The request has waited for its turn: any queue will do now.
                 keys = prompt_keys(request, self._model_name, self._block_size)
-            chosen = self._board.choose(RequestNeed.of(request, keys), among=by_id.keys())
+                chosen = self._board.choose(RequestNeed.of(request, keys), among=by_id.keys())
             return [[by_id[chosen]]] if chosen is not None else []
         except Exception:
             # Serve would leave the request hanging for ever; any replica is better.

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from cluster.health import is_serving, problems
 from cluster.token_source import TokenSource
-from deployments.http_errors import JSON
+from deployments.http_errors import JSON, UnknownRequest
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
@@ -43,7 +43,26 @@ class StatusRoutes:
             }
             for snapshot in self._source.snapshots()
         ]
-        return _json({"model": self._settings.model_name, "replicas": replicas})
+        admission = dataclasses.asdict(self._source.admission())
+        return _json(
+            {"model": self._settings.model_name, "replicas": replicas, "admission": admission}
+        )
+
+    async def why(self, request: Request) -> Response:
+        """Why a request went to its replica. Raises UnknownRequest."""
+        request_id = request.path_params["request_id"]
+        decisions = self._source.decisions(request_id)
+        if not decisions:
+            raise UnknownRequest(
+                f"No request {request_id[:128]!r} was placed from here of late.",
+                "Use the 'id' of an answer; each frontend knows its own newest requests.",
+            )
+        return _json(
+            {
+                "request_id": request_id,
+                "decisions": [dataclasses.asdict(decision) for decision in decisions],
+            }
+        )
 
     async def version(self, request: Request) -> Response:
         """The version of PageRay."""

@@ -1,8 +1,9 @@
 """Runs requests on the cluster: control through a Serve handle, tokens from the engines.
 
-One unary call per request goes through the request router to a replica and stays open until
-the request ends. The tokens come on one stream per engine, a frame per step. A request whose
-replica dies before its first token is placed again, unseen by its client.
+A request waits until a replica has room for it. Then one unary call goes through the request router
+to that replica and stays open until the request ends. The tokens come on one stream per engine, a
+frame per step. A request whose replica dies before its first token is placed again, unseen by its
+client.
 """
 
 import asyncio
@@ -10,13 +11,15 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from ray.serve.handle import DeploymentHandle
 
+from cluster.admission import Admission
 from cluster.board import Board
-from cluster.messages import Frame, WireError
-from cluster.snapshot import ReplicaSnapshot
+from cluster.decision import Decision
+from cluster.messages import Demand, Frame, WireError
+from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from cluster.token_client import TokenClient
 from engine.errors import Overloaded, PageRayError, ReplicaLost
 from engine.output import TokenOutput
@@ -24,19 +27,32 @@ from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")
 
-MAX_ATTEMPTS = 4
-PLACEMENT_TIMEOUT_S = 60.0
-LAST_FRAME_TIMEOUT_S = 5.0
+MAX_ATTEMPTS: Final = 4
+PLACEMENT_TIMEOUT_S: Final = 60.0
+LAST_FRAME_TIMEOUT_S: Final = 5.0
+REFUSED_PAUSE_S: Final = 0.05
+DEMAND_PERIOD_S: Final = 1.0
 
 Event = TokenOutput | PageRayError
+
+
+class EngineFull(Overloaded):
+    """An engine refused a request that the board saw room for; another may have some."""
 
 
 class ServeTokenSource:
     """TokenSource over the Replica deployment. Lives on one event loop."""
 
-    def __init__(self, handle: DeploymentHandle[Any], board: Board, frontend_id: str) -> None:
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        board: Board,
+        admission: Admission,
+        frontend_id: str,
+    ) -> None:
         self._handle = handle
         self._board = board
+        self._admission = admission
         self._frontend_id = frontend_id
         self._clients: dict[str, TokenClient] = {}
         self._events: dict[str, asyncio.Queue[Event]] = {}
@@ -45,6 +61,9 @@ class ServeTokenSource:
         """Request id to the id of its present attempt."""
         self._replica_of: dict[str, str] = {}
         """Attempt id to the replica that admitted it."""
+        self._demand = Demand()
+        """What the engines were told last."""
+        self._waking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Follow the board's members from now on; call it on the event loop."""
@@ -55,10 +74,19 @@ class ServeTokenSource:
 
         self._board.subscribe(notify)
         self._follow_members()
+        loop.call_later(DEMAND_PERIOD_S, self._tell_demand)
 
     def snapshots(self) -> list[ReplicaSnapshot]:
         """Newest snapshot of every known replica."""
         return self._board.snapshots()
+
+    def admission(self) -> AdmissionSnapshot:
+        """What waits for a replica, and what has been placed."""
+        return self._admission.snapshot()
+
+    def decisions(self, request_id: str) -> list[Decision]:
+        """Why a request went where it went."""
+        return self._board.decisions(request_id)
 
     async def abort(self, request_id: str, choice_index: int) -> None:
         """End one choice early."""
@@ -68,6 +96,7 @@ class ServeTokenSource:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices; see TokenSource."""
+        arrived_s = asyncio.get_running_loop().time()
         for attempt in range(MAX_ATTEMPTS):
             # A lost replica may still speak for a while. Its outputs carry the old attempt's
             # id, which nobody listens to any more.
@@ -75,58 +104,75 @@ class ServeTokenSource:
             self._attempts[request.request_id] = attempt_id
             started = False
             try:
-                async with aclosing(self._run(replace(request, request_id=attempt_id))) as run:
+                attempted = replace(request, request_id=attempt_id)
+                async with aclosing(self._run(attempted, arrived_s)) as run:
                     async for output in run:
                         started = True
                         yield output
                 return
-            except ReplicaLost as error:
+            except (ReplicaLost, EngineFull) as error:
                 if started or attempt == MAX_ATTEMPTS - 1:
                     raise
                 logger.warning("placing %s again: %s", request.request_id, error.cause)
+                if isinstance(error, EngineFull):
+                    await asyncio.sleep(REFUSED_PAUSE_S)
             finally:
                 self._attempts.pop(request.request_id, None)
 
-    async def _run(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+    async def _run(self, request: GenerateRequest, arrived_s: float) -> AsyncGenerator[TokenOutput]:
         attempt_id = request.request_id
+        num_unfinished = request.params.n
+        num_output_tokens = 0
         events: asyncio.Queue[Event] = asyncio.Queue()
         self._events[attempt_id] = events
-        call = asyncio.ensure_future(
-            self._call(self._handle.generate.remote(self._frontend_id, request), attempt_id)
-        )
-        limit = asyncio.get_running_loop().call_later(
-            PLACEMENT_TIMEOUT_S, self._refuse_unplaced, attempt_id
-        )
-        num_unfinished = request.params.n
+        call: asyncio.Task[None] | None = None
         try:
+            if not self._board.members():
+                self._wake()
+            request = await self._admission.place(request, arrived_s)
+            call = asyncio.create_task(self._call(request))
             while num_unfinished:
                 event = await events.get()
                 if isinstance(event, PageRayError):
                     raise event
+                if event.token_ids and not num_output_tokens:
+                    self._admission.note_first_token(arrived_s)
+                num_output_tokens += len(event.token_ids)
                 num_unfinished -= event.finish_reason is not None
                 yield event
         finally:
-            limit.cancel()
             del self._events[attempt_id]
-            if num_unfinished:
+            if num_unfinished and call is not None:
                 self._abort(attempt_id, None)
                 call.cancel()
             self._replica_of.pop(attempt_id, None)
-            self._board.release(attempt_id)
+            self._admission.end(request, num_output_tokens)
 
-    async def _call(self, response: Any, attempt_id: str) -> None:
+    async def _call(self, request: GenerateRequest) -> None:
+        attempt_id = request.request_id
+        response: Any = None
+        limit = asyncio.get_running_loop().call_later(
+            PLACEMENT_TIMEOUT_S, self._refuse_unplaced, attempt_id
+        )
         try:
+            response = self._handle.generate.remote(self._frontend_id, request)
             refusal: WireError | None = await response
         except asyncio.CancelledError:
-            response.cancel()
+            if response is not None:
+                response.cancel()
             raise
         except Exception as error:  # noqa: BLE001  a dead replica has many names in Ray and gRPC
             self._fail(attempt_id, _lost(str(error).strip().splitlines()[-1:]))
             return
+        finally:
+            limit.cancel()
         if refusal is not None:
             reason = refusal.to_error()
-            lost = isinstance(reason, ReplicaLost)
-            self._fail(attempt_id, _lost([reason.cause]) if lost else reason)
+            if isinstance(reason, ReplicaLost):
+                reason = _lost([reason.cause])
+            elif isinstance(reason, Overloaded):
+                reason = EngineFull(*reason.args)
+            self._fail(attempt_id, reason)
             return
         # The engine has ended the request; its last frame may be a moment behind.
         await asyncio.sleep(LAST_FRAME_TIMEOUT_S)
@@ -169,6 +215,30 @@ class ServeTokenSource:
                 client.start()
         for replica_id in self._clients.keys() - members.keys():
             self._close_idle(replica_id)
+        if not members and self._admission.snapshot().num_held_requests:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Bring a deployment back that has no replica: calls that wait in Serve do."""
+        if self._waking is None:
+            self._waking = asyncio.create_task(self._wait_for_replica())
+
+    async def _wait_for_replica(self) -> None:
+        try:
+            await self._handle.describe.remote()
+        except Exception as error:  # noqa: BLE001  what waits is refused when its time is up
+            logger.warning("no replica came up: %s", error)
+        finally:
+            self._waking = None
+
+    def _tell_demand(self) -> None:
+        asyncio.get_running_loop().call_later(DEMAND_PERIOD_S, self._tell_demand)
+        demand = self._admission.demand()
+        # What is held is told again: an engine that has just started has not heard it.
+        if demand != self._demand or demand.num_held_requests:
+            self._demand = demand
+            for client in self._clients.values():
+                client.tell(demand)
 
     def _on_frame(self, replica_id: str, frame: Frame) -> None:
         self._board.update(replica_id, frame.snapshot, frame.accepted, frame.changes)
@@ -179,6 +249,7 @@ class ServeTokenSource:
             events = self._events.get(output.request_id)
             if events is not None:
                 events.put_nowait(output)
+        self._admission.wake()
 
     def _on_lost(self, replica_id: str, reason: str) -> None:
         self._board.mark_lost(replica_id)

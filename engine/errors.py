@@ -7,6 +7,7 @@
     |-- ModelNotFound            no such model here                             (HTTP 404)
     |-- InvalidModel             a checkpoint we cannot serve                   (start-up)
     |-- InvalidConfig            settings that contradict each other            (start-up)
+    |-- DeadlinePassed           its own deadline came before its answer        (HTTP 504)
     |-- Overloaded               no room now, try later                         (HTTP 503)
     `-- ReplicaLost              the engine died while it worked on the request (HTTP 503)
 
@@ -74,6 +75,10 @@ class Overloaded(PageRayError):
     def __init__(self, cause: str, fix: str, retry_after_s: float = 1.0) -> None:
         super().__init__(cause, fix, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class DeadlinePassed(PageRayError):
+    """The request's own deadline came before its answer."""
 
 
 class ReplicaLost(PageRayError):

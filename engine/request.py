@@ -26,6 +26,8 @@ class GenerateRequest:
     tenant: str = ""
     weight: float = 1.0
     """Share of the service that its tenant gets while all ask for more than there is."""
+    session_id: str = ""
+    """Its client's name for a conversation; empty: none. Only placement looks at it."""
 
 
 class RequestStatus(Enum):

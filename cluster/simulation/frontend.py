@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.admission_queue import AdmissionLimits, AdmissionQueue, Ticket
+from cluster.admission_limits import AdmissionLimits
+from cluster.admission_queue import LOOK_S, AdmissionQueue, Ticket
 from cluster.board import Board
 from cluster.prefix_index import prompt_keys
 from cluster.request_need import RequestNeed
@@ -15,8 +16,6 @@ from engine.errors import Overloaded
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 
-_LOOK_S = 0.005
-"""After news the queue is looked through so much later, and not for every piece of it."""
 _SEED = 0
 
 
@@ -152,7 +151,7 @@ class Frontend:
     def _look_soon(self) -> None:
         if len(self._queue) and not self._will_look:
             self._will_look = True
-            self._events.after(_LOOK_S, self._look)
+            self._events.after(LOOK_S, self._look)
 
     def _look(self) -> None:
         self._will_look = False

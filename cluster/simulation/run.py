@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from cluster.admission_queue import AdmissionLimits
+from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
 from cluster.placement import PlacementPolicy
 from cluster.simulation.events import Events

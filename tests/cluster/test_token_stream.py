@@ -6,7 +6,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from cluster.messages import Abort, Ack, Hello, Role, Submit, Welcome, decode_server_message
+from cluster.messages import Abort, Ack, Demand, Hello, Role, Submit, Welcome, decode_server_message
 from cluster.token_client import SubmitClient
 from cluster.token_stream import StreamRefused
 from engine.errors import InvalidRequest, Overloaded, PageRayError, PromptTooLong, ReplicaLost
@@ -256,10 +256,11 @@ def test_garbage_closes_its_own_stream_and_no_other(role: Role) -> None:
         (Role.FRONTEND, Hello(TOKEN, "other", Role.FRONTEND)),
         (Role.FRONTEND, Ack(3)),
         (Role.REPLICA, Ack(0)),
+        (Role.REPLICA, Demand(1)),
     ],
 )
 def test_message_that_a_client_has_no_right_to_closes_its_stream(
-    role: Role, message: Ack | Hello | Submit
+    role: Role, message: Ack | Demand | Hello | Submit
 ) -> None:
     async def run() -> None:
         async with serving() as setup:
@@ -269,6 +270,24 @@ def test_message_that_a_client_has_no_right_to_closes_its_stream(
             assert (await read_to_end(call)).code() is grpc.StatusCode.INVALID_ARGUMENT
             setup.engine.step(output("a", 0, STOP))
             await task
+
+    asyncio.run(run())
+
+
+def test_what_frontends_hold_back_adds_up_until_they_leave() -> None:
+    async def run() -> None:
+        async with serving() as setup:
+            clients = [setup.client(name) for name in ("one", "two")]
+            for received, _ in clients:
+                await received.wait(lambda received=received: received.frames)  # type: ignore[misc]
+            assert setup.server.demand() == Demand()
+            clients[0][1].tell(Demand(2, 100, 0.9))
+            clients[1][1].tell(Demand(3, 50, 0.5))
+            for _ in range(500):
+                if setup.server.demand().num_held_requests == 5:
+                    break
+                await asyncio.sleep(0.01)
+            assert setup.server.demand() == Demand(5, 150, 0.5)
 
     asyncio.run(run())
 

@@ -29,6 +29,7 @@ class Row:
     num_own_requests: int = 0
     step_time_s: tuple[float, float, float] = FIT
     num_cached_blocks: int = 0
+    num_session_tokens: int = 0
 
 
 def view(replica_id: str = "r", **fields: Any) -> Row:
@@ -58,6 +59,7 @@ def fleet(*rows: Row) -> FleetView:
         seq_s=step_times[:, 1],
         prefill_token_s=step_times[:, 2],
         num_cached_blocks=column("num_cached_blocks"),
+        num_session_tokens=column("num_session_tokens"),
     )
 
 

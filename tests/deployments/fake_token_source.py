@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 
-from cluster.snapshot import ReplicaSnapshot
+from cluster.decision import Decision
+from cluster.placement import Reason
+from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from engine.errors import PageRayError
 from engine.output import FinishReason, TokenLogprob, TokenOutput
 from engine.request import GenerateRequest
@@ -46,6 +48,8 @@ class FakeTokenSource:
         self.error_text = "out of luck"
         """What the engine says went wrong, where that reason is an error."""
         self.replicas = [ReplicaSnapshot("r1", engine_snapshot(), age_s=0.1)]
+        self.held = AdmissionSnapshot(num_placements=dict.fromkeys(Reason, 0))
+        self.known_decisions: dict[str, list[Decision]] = {}
         self.requests: list[GenerateRequest] = []
         self.aborted: list[tuple[str, int]] = []
         self.num_open = 0
@@ -55,6 +59,14 @@ class FakeTokenSource:
     def snapshots(self) -> list[ReplicaSnapshot]:
         """What the test set."""
         return self.replicas
+
+    def admission(self) -> AdmissionSnapshot:
+        """What the test set."""
+        return self.held
+
+    def decisions(self, request_id: str) -> list[Decision]:
+        """What the test set."""
+        return self.known_decisions.get(request_id, [])
 
     async def abort(self, request_id: str, choice_index: int) -> None:
         """Remember it; the choice's next output ends it."""

@@ -7,7 +7,8 @@ from contextlib import aclosing
 
 import pytest
 
-from cluster.snapshot import ReplicaSnapshot
+from cluster.decision import Decision
+from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from deployments.completion import Completion, Piece
 from deployments.metrics import HttpMetrics
 from engine.errors import ReplicaLost
@@ -33,6 +34,12 @@ class ScriptedSource:
         self.aborted.append((request_id, choice_index))
 
     def snapshots(self) -> list[ReplicaSnapshot]:
+        return []
+
+    def admission(self) -> AdmissionSnapshot:
+        return AdmissionSnapshot(num_placements={})
+
+    def decisions(self, request_id: str) -> list[Decision]:
         return []
 
 
