@@ -22,6 +22,7 @@ from deployments.cli_client import open_client
 from deployments.cli_options import Options, PlanOptions, ServeOptions, takes_options
 from deployments.cli_serve_config import serve_config
 from deployments.cli_settings import app_args, default_host, launch_options, parse_size
+from deployments.cli_simulate import simulate
 from deployments.cli_status import fetch_status, render_status, watch_status
 from deployments.cli_why import fetch_why, render_why
 from deployments.launch_options import LaunchOptions
@@ -178,50 +179,7 @@ def status(
             console.print(render_status(fetch_status(client)))
 
 
-@app.command()
-def simulate(
-    trace: Annotated[Path, typer.Argument(help="Arrivals: JSON lines or CSV, gzipped or not.")],
-    replicas: Annotated[int, typer.Option("--replicas", help="How many.")] = 12,
-    policy: Annotated[
-        str, typer.Option("--policy", help="How requests are placed; all: each way in turn.")
-    ] = "kv",
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", help="Of the trace.", show_default="all")
-    ] = None,
-    rate: Annotated[float, typer.Option("--rate", help="Arrivals so many times as fast.")] = 1.0,
-    frontends: Annotated[int, typer.Option("--frontends", help="How many.")] = 1,
-    report_period: Annotated[
-        float, typer.Option("--report-period", help="Seconds between a replica's reports.")
-    ] = 0.0,
-    slow: Annotated[
-        list[int] | None, typer.Option("--slow", help="Number of a replica at half speed.")
-    ] = None,
-    num_blocks: Annotated[int, typer.Option("--num-blocks", help="Of a replica.")] = 28_800,
-    block_size: Annotated[int, typer.Option("--block-size", help="Tokens in a block.")] = 16,
-    preset: Annotated[str, typer.Option("--preset", help="As of `serve`.")] = "balanced",
-    ttft: Annotated[float, typer.Option("--ttft", help="Good is a first token by then.")] = 5.0,
-    tpot: Annotated[float, typer.Option("--tpot", help="And so long a token at most.")] = 0.08,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
-) -> None:
-    """Try placement on a trace of arrivals, with simulated replicas, in simulated time."""
-    from deployments import cli_simulate  # noqa: PLC0415  only this command needs it
-
-    cli_simulate.run_simulation(
-        cli_simulate.load(trace, seconds, rate),
-        cli_simulate.scenario(
-            replicas,
-            slow or [],
-            num_frontends=frontends,
-            report_period_s=report_period,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            preset=preset,
-        ),
-        policy,
-        ttft_s=ttft,
-        tpot_s=tpot,
-        as_json_text=as_json,
-    )
+app.command()(simulate)
 
 
 def default_cache_dir(environment: Mapping[str, str]) -> Path:

@@ -1,112 +1,112 @@
-"""`pageray simulate`: a trace against simulated replicas, by one policy or by all."""
+"""`pageray simulate`: its options."""
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-
-from cluster.policies import POLICIES
-from cluster.simulation.replica import ReplicaModel
-from cluster.simulation.run import Scenario, simulate
-from cluster.simulation.summary import Objective, Summary, as_json, summarise
-from cluster.simulation.trace import TraceRequest, read_trace, scaled
-from engine.config import Preset
-from engine.errors import InvalidConfig
-
-ALL_POLICIES = "all"
 
 
-def run_simulation(
-    trace: list[TraceRequest],
-    scenario: Scenario,
-    policy: str,
-    *,
-    ttft_s: float,
-    tpot_s: float,
-    as_json_text: bool,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOptions:
+    """What is simulated and how it is judged, as the command line has it."""
+
+    trace: Path
+    replicas: int
+    policy: str
+    seconds: float | None
+    rate: float
+    seeds: int
+    frontends: int
+    report_period_s: float
+    lost_reports: float
+    late_reports: float
+    slow: list[int]
+    deaths: list[str]
+    burst: str | None
+    flood: float
+    num_blocks: int
+    block_size: int
+    preset: str
+    ttft_s: float
+    tpot_s: float
+    as_json: bool
+
+
+def simulate(
+    trace: Annotated[Path, typer.Argument(help="Arrivals: JSON lines or CSV, gzipped or not.")],
+    replicas: Annotated[int, typer.Option("--replicas", help="How many.")] = 12,
+    policy: Annotated[
+        str, typer.Option("--policy", help="How requests are placed; all: each way in turn.")
+    ] = "kv",
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="Of the trace.", show_default="all")
+    ] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Arrivals so many times as fast.")] = 1.0,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", help="Runs of each policy, on other parts of the trace each time."),
+    ] = 1,
+    frontends: Annotated[int, typer.Option("--frontends", help="How many.")] = 1,
+    report_period: Annotated[
+        float, typer.Option("--report-period", help="Seconds between a replica's reports.")
+    ] = 0.0,
+    lost_reports: Annotated[
+        float, typer.Option("--lost-reports", help="Share of them that never arrives.")
+    ] = 0.0,
+    late_reports: Annotated[
+        float, typer.Option("--late-reports", help="Share of them that later ones overtake.")
+    ] = 0.0,
+    slow: Annotated[
+        list[int] | None, typer.Option("--slow", help="Number of a replica at half speed.")
+    ] = None,
+    death: Annotated[
+        list[str] | None,
+        typer.Option("--death", metavar="S:NUMBER", help="A replica dies after so many seconds."),
+    ] = None,
+    burst: Annotated[
+        str | None,
+        typer.Option(
+            "--burst",
+            metavar="START:SECONDS:FACTOR",
+            help="From START on, requests come FACTOR times as fast for so many seconds.",
+        ),
+    ] = None,
+    flood: Annotated[
+        float,
+        typer.Option("--flood", help="Share of all requests that one more tenant sends."),
+    ] = 0.0,
+    num_blocks: Annotated[int, typer.Option("--num-blocks", help="Of a replica.")] = 28_800,
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens in a block.")] = 16,
+    preset: Annotated[str, typer.Option("--preset", help="As of `serve`.")] = "balanced",
+    ttft: Annotated[float, typer.Option("--ttft", help="Good is a first token by then.")] = 5.0,
+    tpot: Annotated[float, typer.Option("--tpot", help="And so long a token at most.")] = 0.08,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Run and print. Raises InvalidConfig for a policy that there is not."""
-    names = list(POLICIES) if policy == ALL_POLICIES else [policy]
-    for name in names:
-        if name not in POLICIES:
-            known = ", ".join([*POLICIES, ALL_POLICIES])
-            raise InvalidConfig(f"There is no policy '{name}'.", f"Use one of {known}.")
-    summaries: dict[str, Summary] = {}
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        for name in names:
-            bar = bars.add_task(name, total=len(trace))
-            outcomes = simulate(
-                trace,
-                scenario,
-                POLICIES[name],
-                lambda done, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]
-            )
-            summaries[name] = summarise(outcomes, Objective(ttft_s, tpot_s))
-    if as_json_text:
-        typer.echo(json.dumps(as_json(summaries), indent=2))
-    else:
-        Console().print(_table(summaries))
+    """Try placement on a trace of arrivals, with simulated replicas, in simulated time."""
+    from deployments.simulation import run_simulation  # noqa: PLC0415  only this command needs it
 
-
-def load(path: Path, seconds: float | None, rate: float) -> list[TraceRequest]:
-    """Return the beginning of a trace, sped up. Raises InvalidConfig where nothing is left."""
-    if not rate > 0:
-        raise InvalidConfig(f"The rate is {rate:g}.", "Use a value above 0.")
-    trace = read_trace(path)
-    if seconds is not None:
-        trace = [request for request in trace if request.arrival_s < seconds]
-    if not trace:
-        raise InvalidConfig("No request is left of the trace.", "Use more seconds of it.")
-    return scaled(trace, rate)
-
-
-def scenario(
-    num_replicas: int,
-    slow: list[int],
-    *,
-    num_frontends: int,
-    report_period_s: float,
-    num_blocks: int,
-    block_size: int,
-    preset: str,
-) -> Scenario:
-    """Return the cluster. Raises InvalidConfig for what cannot be."""
-    for what, value in (("replicas", num_replicas), ("frontends", num_frontends)):
-        if value < 1:
-            raise InvalidConfig(f"There are {value} {what}.", "Use 1 or more.")
-    for number in slow:
-        if not 0 <= number < num_replicas:
-            raise InvalidConfig(
-                f"There is no replica {number}.", f"They are numbered 0 to {num_replicas - 1}."
-            )
-    if preset not in tuple(Preset):
-        raise InvalidConfig(f"preset is '{preset}'.", f"Use one of {', '.join(Preset)}.")
-    model = ReplicaModel(num_blocks=num_blocks, block_size=block_size, preset=Preset(preset))
-    halved = replace(model, speed=model.speed / 2)
-    return Scenario(
-        replicas=[halved if i in slow else model for i in range(num_replicas)],
-        num_frontends=num_frontends,
-        report_period_s=report_period_s,
-    )
-
-
-def _table(summaries: dict[str, Summary]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("policy", no_wrap=True)
-    for heading in ("goodput", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "cached", "failed"):
-        table.add_column(heading, justify="right")
-    for name, summary in summaries.items():
-        ttft, tpot = summary.ttft_s, summary.tpot_s
-        table.add_row(
-            name,
-            f"{summary.goodput:.1%}",
-            *(f"{seconds:.2f} s" for seconds in (ttft.p50, ttft.p90, ttft.p99)),
-            *(f"{1e3 * seconds:.0f} ms" for seconds in (tpot.p50, tpot.p99)),
-            f"{summary.cached:.1%}",
-            str(summary.num_failed),
+    run_simulation(
+        SimulateOptions(
+            trace=trace,
+            replicas=replicas,
+            policy=policy,
+            seconds=seconds,
+            rate=rate,
+            seeds=seeds,
+            frontends=frontends,
+            report_period_s=report_period,
+            lost_reports=lost_reports,
+            late_reports=late_reports,
+            slow=slow or [],
+            deaths=death or [],
+            burst=burst,
+            flood=flood,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            preset=preset,
+            ttft_s=ttft,
+            tpot_s=tpot,
+            as_json=as_json,
         )
-    return table
+    )

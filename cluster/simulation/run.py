@@ -1,5 +1,6 @@
 """Runs a trace against a cluster of simulated replicas."""
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from cluster.placement import PlacementPolicy
 from cluster.simulation.events import Events
 from cluster.simulation.frontend import Frontend, Outcome
 from cluster.simulation.replica import ReplicaModel, SimulatedReplica, StepResult
+from cluster.simulation.reports import Reporting, Reports
 from cluster.simulation.trace import TraceRequest
 
 HEARTBEAT_S: Final = 0.5
@@ -22,14 +24,15 @@ class Scenario:
 
     replicas: Sequence[ReplicaModel]
     num_frontends: int = 1
-    report_period_s: float = 0.0
-    """Snapshots reach frontends so often; 0: with every step. Tokens always come at once."""
+    reporting: Reporting = field(default_factory=Reporting)
     network_s: float = 0.001
     """One way between frontend and replica."""
     limits: AdmissionLimits = field(default_factory=AdmissionLimits)
     """Of each frontend's queue."""
     deaths: Sequence[tuple[float, int]] = field(default_factory=tuple)
     """Seconds and number of a replica that dies then."""
+    seed: int = 0
+    """Of whatever is left to chance: who sends to which frontend, which reports are lost."""
 
 
 def simulate(
@@ -48,7 +51,7 @@ def simulate(
     """
     run = _Run(len(trace), scenario, policy, progress)
     for request in trace:
-        frontend = run.frontends[request.number % scenario.num_frontends]
+        frontend = run.rng.choice(run.frontends)
         run.events.at(request.arrival_s, partial(frontend.take, request))
     run.events.run()
     return run.outcomes
@@ -67,7 +70,8 @@ class _Run:
         self._num_requests = num_requests
         self._scenario = scenario
         self._progress = progress
-        self._unreported: dict[str, list[StepResult]] = {}
+        self.rng = random.Random(scenario.seed)  # noqa: S311
+        self._reports = Reports(scenario.reporting, self.events, self.rng, self._report)
         self.replicas = {
             f"replica-{i}": SimulatedReplica(f"replica-{i}", model, self.events, self._tell)
             for i, model in enumerate(scenario.replicas)
@@ -107,16 +111,11 @@ class _Run:
             board.set_members({replica_id: {} for replica_id in self.replicas})
 
     def _tell(self, result: StepResult) -> None:
-        waiting = self._unreported.setdefault(result.replica_id, [])
-        waiting.append(result)
-        if len(waiting) == 1:
-            period_s = self._scenario.report_period_s
-            self.events.after(period_s, partial(self._report, result.replica_id))
+        self._reports.add(result)
         for frontend in self.frontends:
             self.events.after(self._scenario.network_s, partial(frontend.hear_tokens, result))
 
-    def _report(self, replica_id: str) -> None:
-        results = self._unreported.pop(replica_id)
+    def _report(self, results: Sequence[StepResult]) -> None:
         for frontend in self.frontends:
             self.events.after(self._scenario.network_s, partial(frontend.hear_reports, results))
 

@@ -11,7 +11,7 @@ import csv
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -71,11 +71,6 @@ def read_trace(path: Path) -> list[TraceRequest]:
                 f"Line {i + first} of the trace '{path}' is wrong: {error!r}.", _HELP
             ) from error
     return _from_zero(requests)
-
-
-def scaled(requests: Iterable[TraceRequest], rate: float) -> list[TraceRequest]:
-    """Return the same requests, arriving `rate` times as fast."""
-    return [replace(request, arrival_s=request.arrival_s / rate) for request in requests]
 
 
 _HELP = (

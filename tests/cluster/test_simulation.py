@@ -11,9 +11,11 @@ import pytest
 from cluster.policies import POLICIES
 from cluster.simulation.frontend import Outcome
 from cluster.simulation.replica import ReplicaModel
+from cluster.simulation.reports import Reporting
 from cluster.simulation.run import Scenario, simulate
+from cluster.simulation.shaping import scaled
 from cluster.simulation.summary import Objective, summarise
-from cluster.simulation.trace import TraceRequest, read_trace, scaled
+from cluster.simulation.trace import TraceRequest, read_trace
 from engine.config import Preset
 from engine.errors import InvalidConfig
 
@@ -55,7 +57,7 @@ def ends(outcomes: Sequence[Outcome]) -> list[tuple[int, float | None, float | N
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_request_ends_once_and_a_run_can_be_repeated(policy: str) -> None:
     trace = conversations(60, rate=4)
-    scenario = Scenario(replicas=[REPLICA] * 3, num_frontends=2, report_period_s=0.3)
+    scenario = Scenario(replicas=[REPLICA] * 3, num_frontends=2, reporting=Reporting(period_s=0.3))
     outcomes = simulate(trace, scenario, POLICIES[policy])
     assert sorted(o.request.number for o in outcomes) == list(range(60))
     for outcome in outcomes:
