@@ -159,7 +159,7 @@ class Board:
             self._decisions.add(Decision.of(need, view, choice))
             self._ledger.enter(need.request_id, entry)
             # Its blocks will be there before anything placed after it is looked up.
-            self._index.add(choice.row, need.block_keys)
+            self._index.add(choice.row, need.block_keys[num_cached:])
             return chosen
 
     def placement(self, request_id: str) -> str | None:

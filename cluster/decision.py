@@ -46,34 +46,42 @@ class Decision:
     @classmethod
     def of(cls, need: RequestNeed, view: FleetView, choice: Choice) -> "Decision":
         """Note down a choice."""
-        costs = choice.costs
-        # The chosen row first, even where another costs the same.
-        rows = [choice.row]
-        if len(costs) > _NUM_CANDIDATES:
-            best = np.argpartition(costs, _NUM_CANDIDATES)[: _NUM_CANDIDATES + 1]
-        else:
-            best = np.arange(len(costs))
-        others = sorted((float(costs[row]), int(row)) for row in best if row != choice.row)
-        rows += [row for cost, row in others if cost < math.inf]
+        rows = _best(choice)
+        fields = (
+            choice.costs[rows].tolist(),
+            *(
+                column[rows].astype(int).tolist()
+                for column in (
+                    view.num_cached_blocks,
+                    view.num_available_blocks,
+                    view.num_active,
+                    view.num_queued_prefill_tokens,
+                )
+            ),
+        )
         return cls(
             need.request_id,
             choice.reason,
             need.num_prompt_tokens,
             need.num_blocks(view.block_size[choice.row]),
-            int(np.count_nonzero(costs < math.inf)),
-            tuple(_candidate(view, choice, row) for row in rows[:_NUM_CANDIDATES]),
+            int(np.count_nonzero(choice.costs < math.inf)),
+            tuple(map(Candidate, [view.replica_ids[row] for row in rows], *fields)),
         )
 
 
-def _candidate(view: FleetView, choice: Choice, row: int) -> Candidate:
-    return Candidate(
-        view.replica_ids[row],
-        float(choice.costs[row]),
-        int(view.num_cached_blocks[row]),
-        int(view.num_available_blocks[row]),
-        int(view.num_active[row]),
-        int(view.num_queued_prefill_tokens[row]),
-    )
+def _best(choice: Choice) -> list[int]:
+    """Return the rows of least cost; the chosen one is first, even where others cost the same."""
+    costs = choice.costs.copy()
+    costs[choice.row] = math.inf
+    rows = [choice.row]
+    # So few that to look for the least again and again is quicker than to sort.
+    for _ in range(_NUM_CANDIDATES - 1):
+        row = int(costs.argmin())
+        if costs[row] == math.inf:
+            break
+        rows.append(row)
+        costs[row] = math.inf
+    return rows
 
 
 class DecisionLog:
