@@ -167,6 +167,7 @@ class AdmissionQueue:
             num_held_requests=len(self._waiting),
             num_held_tokens=self.num_tokens,
             predicted_wait_s=self.predicted_wait_s,
+            num_placed_requests=self._board.num_requests,
             num_placements=self._board.num_by_reason(),
             num_refused=self._num_refused,
         )

@@ -27,6 +27,8 @@ class AdmissionSnapshot:
     """Of their prompts."""
     predicted_wait_s: float | None = 0.0
     """Of a request that came now; None: too little is known."""
+    num_placed_requests: int = 0
+    """On replicas at present."""
     num_placements: Mapping[str, int]
     """By the reason of the choice, see cluster/placement.py."""
     num_refused: int = 0

@@ -24,6 +24,11 @@ class AdmissionCollector(Collector):
         admission = self._admission()
         for name, text, value in (
             ("held_requests", "Requests that wait for a replica", admission.num_held_requests),
+            (
+                "placed_requests",
+                "Requests that this frontend has on replicas",
+                admission.num_placed_requests,
+            ),
             ("held_tokens", "Prompt tokens of these", admission.num_held_tokens),
         ):
             gauge = GaugeMetricFamily(f"pageray_{name}", text, labels=["model_name"])

@@ -93,6 +93,17 @@ class Serving:
         found: list[dict[str, object]] = self.client.get("/status").json()["replicas"]
         return found
 
+    def wait_replicas(self, count: int) -> None:
+        """Wait until so many replicas are there."""
+
+        def all_there() -> bool:
+            try:
+                return len(self.replicas()) == count
+            except httpx2.TransportError:  # HAProxy starts anew while deployments come up
+                return False
+
+        wait_until(all_there, START_TIMEOUT_S, f"{count} replicas")
+
     def num_used_blocks(self) -> int:
         """Blocks held by requests over all replicas."""
         return sum(
