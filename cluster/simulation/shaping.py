@@ -16,6 +16,19 @@ def scaled(requests: Iterable[TraceRequest], rate: float) -> list[TraceRequest]:
     return [replace(request, arrival_s=request.arrival_s / rate) for request in requests]
 
 
+def shrunk(requests: Iterable[TraceRequest], factor: int) -> list[TraceRequest]:
+    """Return the same requests, so many times as short."""
+    return [
+        replace(
+            request,
+            num_input_tokens=max(1, request.num_input_tokens // factor),
+            num_output_tokens=max(1, request.num_output_tokens // factor),
+            num_prefix_tokens=max(1, request.num_prefix_tokens // factor),
+        )
+        for request in requests
+    ]
+
+
 def window(requests: Sequence[TraceRequest], seconds: float, seed: int) -> list[TraceRequest]:
     """Return so many seconds of a trace, from 0 on: its first for seed 0, else some of it.
 

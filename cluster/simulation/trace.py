@@ -38,11 +38,12 @@ class TraceRequest:
     num_output_tokens: int
     tenant: str = ""
     prefix_ids: tuple[int, ...] = ()
-    """What the prompt consists of, HASH_BLOCK_TOKENS tokens each; empty: like no other."""
+    """What the prompt consists of, `num_prefix_tokens` tokens each; empty: like no other."""
+    num_prefix_tokens: int = HASH_BLOCK_TOKENS
 
     def prompt(self) -> list[int]:
         """Return token ids that two requests share exactly as far as their prefixes agree."""
-        parts = [[prefix_id] * HASH_BLOCK_TOKENS for prefix_id in self.prefix_ids]
+        parts = [[prefix_id] * self.num_prefix_tokens for prefix_id in self.prefix_ids]
         tokens = list(itertools.chain.from_iterable(parts))[: self.num_input_tokens]
         own = (self.number * _SPREAD + 1) % _TOKEN_IDS
         return tokens + [own] * (self.num_input_tokens - len(tokens))

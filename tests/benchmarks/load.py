@@ -36,7 +36,12 @@ def by_token_ids(ask: Ask) -> Mapping[str, object]:
 
 
 async def complete(
-    host: str, port: int, model: str, ask: Ask, fields: Fields = by_token_ids
+    host: str,
+    port: int,
+    model: str,
+    ask: Ask,
+    fields: Fields = by_token_ids,
+    headers: Mapping[str, str] | None = None,
 ) -> Timing:
     """Stream one completion. Raises RuntimeError unless it ends as asked."""
     body = {
@@ -50,7 +55,9 @@ async def complete(
     payload = json.dumps(body).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(payload)}\r\nConnection: close\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        + "\r\n"
     )
     timing = Timing()
     started = time.perf_counter()
