@@ -46,11 +46,16 @@ class TPGroup:
         self.description = description
 
     @classmethod
-    async def start(cls, spec: GroupSpec, placement_group: PlacementGroup) -> "TPGroup":
-        """Start every rank and wait until the engine serves. Raises what any rank raised."""
+    async def start(
+        cls, spec: GroupSpec, placement_group: PlacementGroup, actor: Any = WorkerActor
+    ) -> "TPGroup":
+        """Start every rank, an `actor` each, and wait until the engine serves.
+
+        Raises what any rank raised.
+        """
         bundles = _bundles_by_node(placement_group)
         workers: list[Any] = [
-            WorkerActor.options(
+            actor.options(
                 num_cpus=spec.num_cpus_per_rank,
                 num_gpus=spec.num_gpus_per_rank,
                 max_restarts=0,

@@ -18,6 +18,7 @@ from ray.util import get_current_placement_group
 from cluster.messages import WireError
 from cluster.token_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
+from cluster.worker import WorkerActor
 from deployments.args import AppArgs
 from engine.errors import PageRayError
 from engine.request import GenerateRequest
@@ -29,6 +30,9 @@ SNAPSHOT_TIMEOUT_S = 3.0
 
 class Replica:
     """Starts a group, passes requests on to it and answers for its health."""
+
+    rank_actor: Any = WorkerActor
+    """What each rank of the group is."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, args: AppArgs
@@ -43,7 +47,7 @@ class Replica:
             num_cpus_per_rank=1,
             num_gpus_per_rank=1 if args.device == "cuda" else 0,
         )
-        self._group = await TPGroup.start(spec, placement_group)
+        self._group = await TPGroup.start(spec, placement_group, self.rank_actor)
         description = self._group.description
         self._submit = SubmitClient(
             description.address,

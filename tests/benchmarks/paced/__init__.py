@@ -1,0 +1,1 @@
+"""An engine whose steps only take time, behind everything that real ones are behind."""
