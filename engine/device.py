@@ -44,13 +44,21 @@ def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device)
 
 
 def choose_packing(
-    config: EngineConfig, model: ModelConfig, device: torch.device, dtype: torch.dtype
+    config: EngineConfig,
+    model: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    is_elsewhere: bool = False,
 ) -> Packing:
-    """Return how matrices are kept. Raises InvalidConfig when they cannot be, as asked for."""
+    """Return how matrices are kept. Raises InvalidConfig when they cannot be, as asked for.
+
+    `is_elsewhere`: the device is another machine's, which has what it needs.
+    """
     if config.quantization is None:
         return ops.choose_packing(dtype, device)
     if config.quantization == "fp8":
-        _check_fp8(model, device)
+        _check_fp8(model, device, is_elsewhere)
         return Packing.FP8
     if not ops.can_quantize(dtype, device):
         name = str(dtype).removeprefix("torch.")
@@ -63,15 +71,16 @@ def choose_packing(
     return Packing.INT8_PANELS
 
 
-def _check_fp8(model: ModelConfig, device: torch.device) -> None:
+def _check_fp8(model: ModelConfig, device: torch.device, is_elsewhere: bool) -> None:
     if model.quantization is not None:
         raise InvalidConfig(
             "Quantization fp8 was asked for, but the checkpoint is quantised already.",
             "Leave the quantization out, or give the model's unquantised checkpoint.",
         )
-    if not ops.keeps_quantized(device):
+    if not is_elsewhere and not ops.keeps_quantized(device):
+        found = "Triton is not installed" if device.type == "cuda" else f"the device is {device}"
         raise InvalidConfig(
-            f"Quantization fp8 needs a CUDA GPU and Triton, and the device is {device.type}.",
+            f"Quantization fp8 needs a CUDA GPU and Triton, and {found}.",
             "Use --device cuda and install PageRay with its extra gpu, use --quantization w8a8 on "
             "CPU, or leave the quantization out.",
         )

@@ -87,12 +87,13 @@ def _complete(
 ) -> MemoryTarget:
     dtype = choose_dtype(config, model, device)
     check_deterministic(config, model, device, dtype)
+    # A GPU that is not here has Triton beside it, which comes with torch for CUDA.
+    is_elsewhere = host_bytes is None
     return MemoryTarget(
         device=device,
         dtype=dtype,
-        packing=choose_packing(config, model, device, dtype),
-        # A GPU that is not here has Triton beside it, which comes with torch for CUDA.
-        keeps_quantized=host_bytes is None or ops.keeps_quantized(device),
+        packing=choose_packing(config, model, device, dtype, is_elsewhere=is_elsewhere),
+        keeps_quantized=is_elsewhere or ops.keeps_quantized(device),
         available_bytes=free,
         total_bytes=total,
         host_bytes=host_bytes,

@@ -1,6 +1,8 @@
 """`pageray plan`: what it prints, and how it refuses."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from typer.testing import CliRunner, Result
 from deployments import cli
 from engine import hub_model
 from engine.errors import InvalidConfig, InvalidModel, PageRayError
+from kernels import gpu_library
 from tests.engine.gguf_checkpoint import random_model, write_gguf
 
 LLAMA = {
@@ -138,6 +141,29 @@ def test_a_quantised_checkpoint_is_planned_as_its_device_keeps_it(folder: Path) 
     # 28672 inputs in 64 shares of 448 would cut them.
     error = refusal(*words, "--device-memory", "80GiB", "-tp", "64")
     assert "no whole groups" in error.cause
+
+
+@pytest.fixture
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let nothing find or import Triton."""
+    gpu_library.gpu_operations.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "triton", None)
+        yield
+    gpu_library.gpu_operations.cache_clear()
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_float8_is_planned_where_no_kernel_could_run(folder: Path) -> None:
+    words = [str(folder), "-tp", "4"]
+
+    plan = plan_json(*words, "--quantization", "fp8", "--device-memory", "80GB")
+
+    assert plan["packing"] == "fp8"
+    plain = plan_json(*words, "--device-memory", "80GB")
+    assert plan["weight_bytes"] < 0.55 * plain["weight_bytes"]
+    error = refusal(*words, "--quantization", "fp8", "--device", "cpu")
+    assert "the device is cpu" in error.cause
 
 
 def test_a_gguf_file_is_planned_from_its_header(tmp_path: Path) -> None:
