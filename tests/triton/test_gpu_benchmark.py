@@ -5,6 +5,7 @@ What it says of tiny sizes means nothing; that every part of it says something d
 
 import importlib.util
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,13 +18,14 @@ import pytest
 import torch
 
 from engine.compute_threads import caller_unmoved
-from tests.benchmarks.gpu.__main__ import run
 from tests.benchmarks.gpu.bench import Bench, Ceilings
 from tests.benchmarks.gpu.device import CudaDevice, Device, Event
 from tests.benchmarks.gpu.peers import measure_vllm
 from tests.benchmarks.gpu.sizes import Sizes
+from tests.benchmarks.gpu.suite import run
 from tests.benchmarks.gpu.throughput import measure_first_token
 
+ROOT = Path(__file__).parents[2]
 TINY_MODEL = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -60,7 +62,7 @@ TINY = Sizes(
     num_copied_blocks=3,
     models={"tiny": TINY_MODEL},
     compared_model="tiny",
-    kv_cache_bytes=1 << 20,
+    kv_cache_bytes=1 << 19,
     batches=(1, 2, 512),
     contexts=(16, 64),
     prefills=(16, 64),
@@ -156,13 +158,13 @@ def test_a_part_that_fails_or_comes_too_late_leaves_the_rest(
     def fail(_bench: Bench) -> Any:
         raise RuntimeError("out of memory")
 
-    main = "tests.benchmarks.gpu.__main__"
-    monkeypatch.setattr(f"{main}.measure_attention", fail)
-    monkeypatch.setattr(f"{main}.measure_operations", lambda _bench: iter([{"what": "the next"}]))
+    suite = "tests.benchmarks.gpu.suite"
+    monkeypatch.setattr(f"{suite}.measure_attention", fail)
+    monkeypatch.setattr(f"{suite}.measure_operations", lambda _bench: iter([{"what": "the next"}]))
     rows = run(StandIn(), TINY, tmp_path, ["attention", "operations"])
     assert "out of memory" in next(row["error"] for row in rows if "error" in row)
     assert "the next" in [row["what"] for row in rows]
-    monkeypatch.setattr(f"{main}._LIMIT_S", 0.0)
+    monkeypatch.setattr(f"{suite}._LIMIT_S", 0.0)
     rows = run(StandIn(), TINY, tmp_path, ["attention"])
     assert [row["what"] for row in rows if "skipped" in row] == ["attention"]
 
@@ -171,6 +173,20 @@ def test_a_part_that_fails_or_comes_too_late_leaves_the_rest(
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     (row,) = measure_first_token(Bench(StandIn(), TINY, CEILINGS), tmp_path / "nothing")
     assert "nothing" in row["error"]
+
+
+def test_what_cannot_be_imported_is_named_with_what_to_do(tmp_path: Path) -> None:
+    code = """
+import runpy, sys
+sys.modules["triton"] = None
+runpy.run_module("tests.benchmarks.gpu", run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    cause, fix = done.stderr.splitlines()
+    assert cause.startswith("The GPU benchmarks need triton")
+    assert "install PageRay with its extra gpu" in fix
 
 
 def test_vllm_is_asked_for_all_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
