@@ -170,13 +170,7 @@ def _sampler(built: BuildReport) -> BatchSampler:
 def _weight_source(config: EngineConfig, model: ModelConfig, device: torch.device) -> WeightSource:
     if config.needs_weights:
         return open_weights(config.model_path, device)
-    if model.quantization is not None:
-        raise InvalidConfig(
-            "Random weights were asked for, and the model's config.json describes a quantised "
-            "checkpoint.",
-            "Drop --load-format dummy, or take quantization_config out of the config.json.",
-        )
-    return DummyCheckpoint(model.dtype, device)
+    return DummyCheckpoint(model.dtype, device, model.quantization)
 
 
 def _plan_memory(

@@ -19,6 +19,7 @@ from engine.quantization_config import (
     Scheme,
 )
 from engine.quantized_checkpoint import cut_groups, cuts_groups
+from engine.tensor_content import scale_dtype
 from kernels.weight_sizes import GroupFormat, WeightFormat, gated_bytes, linear_bytes, norm_bytes
 from kernels.weights import Packing
 
@@ -122,13 +123,14 @@ def _layer_bytes(
 
 def _kept_as(scheme: Scheme, dtype: torch.dtype) -> tuple[Packing, GroupFormat]:
     """Return how its matrices are packed and scaled; `dtype`: of the checkpoint."""
+    scales = scale_dtype(scheme, dtype)
     match scheme:
         case AwqScheme(size):
-            return Packing.INT4, GroupFormat(size, torch.float16, is_ordered=False)
+            return Packing.INT4, GroupFormat(size, scales, is_ordered=False)
         case GptqScheme(size, has_group_index):
             is_ordered = has_group_index and size is not None
-            return Packing.INT4, GroupFormat(size, torch.float16, is_ordered)
+            return Packing.INT4, GroupFormat(size, scales, is_ordered)
         case PackedScheme(size, has_group_index):
-            return Packing.INT4, GroupFormat(size, dtype, has_group_index)
+            return Packing.INT4, GroupFormat(size, scales, has_group_index)
         case Fp8Scheme(block_columns=size):
-            return Packing.FP8, GroupFormat(size, torch.float32, is_ordered=False)
+            return Packing.FP8, GroupFormat(size, scales, is_ordered=False)

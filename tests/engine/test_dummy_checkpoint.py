@@ -1,6 +1,5 @@
 """Random weights in place of a checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 
 from engine import LLM, SamplingParams
-from engine.build import build_runner
 from engine.dummy_checkpoint import DummyCheckpoint
 from engine.errors import InvalidConfig, InvalidModel
 from engine.model_config import ModelConfig
@@ -17,7 +15,6 @@ from engine.parallel import TensorParallel
 from engine.tokenizer import Tokenizer
 from kernels.weights import Packing
 from tests.engine.generation import generate_once, small_config
-from tests.engine.quantized_files import FORMS
 from tests.oracle import CHECKPOINTS, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -107,13 +104,3 @@ def test_weights_are_missed_where_they_were_not_given_up(tmp_path: Path) -> None
         LLM(folder, device="cpu")
     with pytest.raises(InvalidConfig, match="load format is 'gguf'"):
         small_config(folder, load_format="gguf")
-
-
-def test_a_quantised_checkpoint_has_no_random_stand_in(tmp_path: Path) -> None:
-    folder = config_alone(tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = FORMS["fp8-blocks"].settings
-    (folder / "config.json").write_text(json.dumps(config))
-
-    with pytest.raises(InvalidConfig, match=r"quantised(.|\n)*--load-format dummy"):
-        build_runner(small_config(folder, load_format="dummy"), TensorParallel.single())
