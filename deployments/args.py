@@ -37,6 +37,7 @@ class AppArgs(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when the Ray cluster has a GPU."""
     block_size: int = 16
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3"] = "auto"
     kv_cache_bytes: int | None = Field(default=None, ge=1)
     memory_utilization: float = 0.9
     max_model_len: int | None = Field(default=None, ge=1)
@@ -145,6 +146,7 @@ class AppArgs(BaseModel):
             quantization=self.quantization,
             device=device,
             block_size=self.block_size,
+            kv_cache_dtype=self.kv_cache_dtype,
             kv_cache_bytes=self.kv_cache_bytes,
             memory_utilization=self.memory_utilization,
             max_model_len=self.max_model_len,

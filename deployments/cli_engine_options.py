@@ -119,6 +119,14 @@ class EngineOptions:
             help="KV cache of each replica, like 512MiB; overrides the share.",
         ),
     ] = None
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8", "fp8_e4m3"],
+        option(
+            "Memory",
+            "--kv-cache-dtype",
+            help="fp8: KV in float8, which takes half the memory, on CUDA; auto: in the dtype.",
+        ),
+    ] = default("kv_cache_dtype")
     host_kv_memory: Annotated[
         str | None,
         option(

@@ -86,6 +86,8 @@ def _title(args: AppArgs, config: EngineConfig, model: ModelConfig, target: Memo
     dtype = _names(target)["dtype"]
     if model.quantization is not None:
         dtype += f", {_kept(model, target)}"
+    if config.has_float8_kv:
+        dtype += ", KV in float8"
     return f"{args.model_name}: {model.architecture}, {dtype}, {ranks} on " + (
         f"a GPU of {target.total_bytes / GIB:.1f} GiB" if target.device.type == "cuda" else "cpu"
     )
@@ -135,6 +137,7 @@ def _as_json(
         "architecture": model.architecture,
         **_names(target),
         "checkpoint": _kept(model, target),
+        "kv_cache_dtype": config.kv_cache_dtype,
         "tensor_parallel_size": config.tensor_parallel_size,
         **dataclasses.asdict(memory),
         "num_cache_tokens": memory.num_cache_tokens,

@@ -82,7 +82,12 @@ def _measure(
     step = example_step(query_lens, config.block_size, min(config.max_num_seqs, num_tokens))
     num_blocks = int(step.layout.block_tables[-1, -1]) + 1
     geometry = attention_geometry(
-        model, config.tensor_parallel_size, dtype, config.block_size, num_blocks
+        model,
+        config.tensor_parallel_size,
+        dtype,
+        config.block_size,
+        num_blocks,
+        is_float8=config.has_float8_kv,
     )
     rotations = rotation_table(model.rope, model.head_dim, longest, device)
     latest = LatestTokens(TensorParallel.single(), config.max_num_seqs, device)

@@ -15,7 +15,13 @@ from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.cuda_graph import GraphRecorder
 from engine.determinism import check_deterministic
-from engine.device import choose_device, choose_dtype, choose_packing, set_num_threads
+from engine.device import (
+    check_kv_cache_dtype,
+    choose_device,
+    choose_dtype,
+    choose_packing,
+    set_num_threads,
+)
 from engine.dummy_checkpoint import DummyCheckpoint
 from engine.errors import InvalidConfig
 from engine.gpu_sampler import GpuSampler
@@ -122,6 +128,7 @@ def build_runner(
     dtype = choose_dtype(config, model, device)
     check_deterministic(config, model, device, dtype)
     packing = choose_packing(config, model, device, dtype)
+    check_kv_cache_dtype(config, device)
     set_num_threads(config, device, dtype)
     threads = ComputeThreads(torch.get_num_threads() if device.type == "cpu" else 1)
     with (
@@ -133,7 +140,12 @@ def build_runner(
     with clock.phase("allocate KV cache"), threads.placed():
         memory = _plan_memory(config, model, decoder, group, dtype, device)
         geometry = attention_geometry(
-            model, group.size, dtype, config.block_size, memory.num_blocks
+            model,
+            group.size,
+            dtype,
+            config.block_size,
+            memory.num_blocks,
+            is_float8=config.has_float8_kv,
         )
         rotations = rotation_table(model.rope, model.head_dim, memory.max_model_len, device)
         latest = LatestTokens(group, config.max_num_seqs, device)
@@ -182,7 +194,9 @@ def _plan_memory(
     device: torch.device,
 ) -> MemoryPlan:
     num_activation_bytes = activation_bytes(config, model, decoder, dtype, device)
-    one_block = attention_geometry(model, group.size, dtype, config.block_size, num_blocks=1)
+    one_block = attention_geometry(
+        model, group.size, dtype, config.block_size, num_blocks=1, is_float8=config.has_float8_kv
+    )
     block_bytes = one_block.block_bytes * model.num_layers
     budget = group.minimum(cache_budget(config, group.size, device, num_activation_bytes))
     num_blocks = num_blocks_in(budget, block_bytes)

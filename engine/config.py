@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.errors import InvalidConfig
 
 MAX_BLOCK_SIZE = 256
+_FLOAT8_NAMES = ("fp8", "fp8_e4m3")
 
 
 class Preset(StrEnum):
@@ -39,6 +40,8 @@ class EngineConfig:
     """auto, cpu or cuda."""
     block_size: int = 16
     """Tokens in a KV block; a power of two."""
+    kv_cache_dtype: str = "auto"
+    """auto: KV in the dtype of activations; fp8, fp8_e4m3: in float8_e4m3fn, on CUDA."""
     kv_cache_bytes: int | None = None
     """KV cache of the whole group; None: a share of the memory that is free."""
     memory_utilization: float = 0.9
@@ -70,14 +73,7 @@ class EngineConfig:
             raise InvalidConfig(
                 f"block size is {size}.", f"Use a power of two from 1 to {MAX_BLOCK_SIZE}."
             )
-        if self.quantization not in (None, "w8a8", "fp8"):
-            raise InvalidConfig(
-                f"quantization is {self.quantization!r}.", "Use w8a8 or fp8, or leave it out."
-            )
-        if self.load_format not in ("auto", "dummy"):
-            raise InvalidConfig(f"load format is {self.load_format!r}.", "Use auto or dummy.")
-        if self.preset not in tuple(Preset):
-            raise InvalidConfig(f"preset is '{self.preset}'.", f"Use one of {', '.join(Preset)}.")
+        self._check_words()
         if self.host_kv_bytes < 0:
             raise InvalidConfig(f"host_kv_bytes is {self.host_kv_bytes}.", "Use 0 or more.")
         if self.host_kv_bytes and not self.enable_prefix_caching:
@@ -93,7 +89,27 @@ class EngineConfig:
                 f"memory utilization is {self.memory_utilization}.", "Use a value in (0, 1]."
             )
 
+    def _check_words(self) -> None:
+        if self.quantization not in (None, "w8a8", "fp8"):
+            raise InvalidConfig(
+                f"quantization is {self.quantization!r}.", "Use w8a8 or fp8, or leave it out."
+            )
+        if self.load_format not in ("auto", "dummy"):
+            raise InvalidConfig(f"load format is {self.load_format!r}.", "Use auto or dummy.")
+        if self.kv_cache_dtype not in ("auto", *_FLOAT8_NAMES):
+            raise InvalidConfig(
+                f"kv_cache_dtype is {self.kv_cache_dtype!r}.",
+                f"Use auto or {_FLOAT8_NAMES[0]}.",
+            )
+        if self.preset not in tuple(Preset):
+            raise InvalidConfig(f"preset is '{self.preset}'.", f"Use one of {', '.join(Preset)}.")
+
     @property
     def needs_weights(self) -> bool:
         """Whether the model folder has to hold weights."""
         return self.load_format != "dummy"
+
+    @property
+    def has_float8_kv(self) -> bool:
+        """Whether keys and values are kept in float8."""
+        return self.kv_cache_dtype in _FLOAT8_NAMES

@@ -6,7 +6,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidConfig
 from engine.host import available_cores
 from engine.model_config import ModelConfig
-from kernels import native_library, ops
+from kernels import gpu_library, native_library, ops
 from kernels.weights import Packing
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -84,6 +84,23 @@ def _check_fp8(model: ModelConfig, device: torch.device, is_elsewhere: bool) -> 
             "Use --device cuda and install PageRay with its extra gpu, use --quantization w8a8 on "
             "CPU, or leave the quantization out.",
         )
+
+
+def check_kv_cache_dtype(
+    config: EngineConfig, device: torch.device, *, is_elsewhere: bool = False
+) -> None:
+    """Raise InvalidConfig where the cache cannot be kept as asked for; see `choose_packing`."""
+    if not config.has_float8_kv or is_elsewhere or gpu_library.can_cache_float8(device):
+        return
+    found = f"the device is {device.type}"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        found = f"the GPU has {major}.{minor}" if (major, minor) < (8, 9) else "Triton is missing"
+    raise InvalidConfig(
+        "A KV cache in fp8 needs Triton and a CUDA GPU of compute capability 8.9 or later (Ada, "
+        f"Hopper), and {found}.",
+        "Use --kv-cache-dtype auto, or such a GPU and PageRay's extra gpu.",
+    )
 
 
 def set_num_threads(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> None:

@@ -85,9 +85,15 @@ class MemoryPlan:
 
 
 def attention_geometry(
-    model: ModelConfig, size: int, dtype: torch.dtype, block_size: int, num_blocks: int
+    model: ModelConfig,
+    size: int,
+    dtype: torch.dtype,
+    block_size: int,
+    num_blocks: int,
+    *,
+    is_float8: bool = False,
 ) -> AttentionGeometry:
-    """Return the shape of one rank's attention in a group of `size`."""
+    """Return the shape of one rank's attention in a group of `size`; see `AttentionGeometry`."""
     num_kv_heads, group_size = local_heads(model, size)
     return AttentionGeometry(
         num_blocks=num_blocks,
@@ -96,6 +102,7 @@ def attention_geometry(
         group_size=group_size,
         head_dim=model.head_dim,
         dtype=dtype,
+        is_float8=is_float8,
     )
 
 
@@ -107,7 +114,7 @@ def allocate_kv_caches(
     It is left as it comes: attention reads nothing that was not written, and on CPU memory that
     nobody has touched costs neither time nor pages.
     """
-    shape, dtype = geometry.cache_shape, geometry.dtype
+    shape, dtype = geometry.cache_shape, geometry.cache_dtype
     caches = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
     return [prefer_huge_pages(cache) for cache in caches]
 

@@ -47,7 +47,9 @@ def predict_memory(config: EngineConfig, model: ModelConfig, target: MemoryTarge
     weights = weight_bytes(model, size, target.dtype, target.packing, target.keeps_quantized)
     settings = (config, model, target.dtype, target.packing, target.device)
     step = step_bytes(*settings) + kept_bytes(*settings)
-    geometry = attention_geometry(model, size, target.dtype, config.block_size, num_blocks=1)
+    geometry = attention_geometry(
+        model, size, target.dtype, config.block_size, num_blocks=1, is_float8=config.has_float8_kv
+    )
     block_bytes = geometry.block_bytes * model.num_layers
     free, total = target.free_bytes(size), target.total_bytes
     sharing = size if target.shares_memory else 1

@@ -6,7 +6,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.determinism import check_deterministic
-from engine.device import choose_device, choose_dtype, choose_packing
+from engine.device import check_kv_cache_dtype, choose_device, choose_dtype, choose_packing
 from engine.errors import InvalidConfig
 from engine.host import available_host_bytes
 from engine.model_config import ModelConfig
@@ -56,7 +56,7 @@ def find_target(
     """Return the target of these settings on this machine, or on a GPU that is not here.
 
     Args:
-        config: its device, dtype, quantization and deterministic count.
+        config: its device, dtype, quantization, kv_cache_dtype and deterministic count.
         model: whose weights are planned.
         gpu_bytes: memory of the GPU that is not here; None: plan for this machine.
 
@@ -89,6 +89,7 @@ def _complete(
     check_deterministic(config, model, device, dtype)
     # A GPU that is not here has Triton beside it, which comes with torch for CUDA.
     is_elsewhere = host_bytes is None
+    check_kv_cache_dtype(config, device, is_elsewhere=is_elsewhere)
     return MemoryTarget(
         device=device,
         dtype=dtype,

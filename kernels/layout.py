@@ -27,6 +27,14 @@ class AttentionGeometry:
     """Query heads that share one KV head."""
     head_dim: int
     dtype: torch.dtype
+    """Of queries and of what attention returns."""
+    is_float8: bool = False
+    """Keys and values are kept as float8_e4m3fn; else in `dtype`."""
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """What keys and values are kept in."""
+        return torch.float8_e4m3fn if self.is_float8 else self.dtype
 
     @property
     def scale(self) -> float:
@@ -42,7 +50,7 @@ class AttentionGeometry:
     def block_bytes(self) -> int:
         """Keys and values of one block in one layer."""
         _, _, num_kv_heads, block_size, head_dim = self.cache_shape
-        return 2 * num_kv_heads * block_size * head_dim * self.dtype.itemsize
+        return 2 * num_kv_heads * block_size * head_dim * self.cache_dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,12 +208,12 @@ def rotate_and_store(
         cpu_attention.store_kv(key_value, kv_cache, plan)
         return
     if isinstance(plan, GpuAttentionPlan):
-        _gpu().rotate_and_store(heads, norm, rotation, kv_cache, plan.slot_mapping)
+        _gpu().rotate_and_store(heads, norm, rotation, kv_cache, plan.slot_mapping, plan.scales)
         return
     if norm is not None:
         reference.rms_norm_(query_key, norm)
     reference.rotary_(query_key, rotation[:, None, None])
-    reference.store_kv(key_value, kv_cache, plan)
+    reference.store_kv(key_value, kv_cache, plan, AttentionVariant(scales=plan.scales))
 
 
 def paged_attention(
@@ -231,10 +231,11 @@ def paged_attention(
         return native_attention.paged_attention(query, kv_cache, plan, window)
     if isinstance(plan, CpuAttentionPlan):
         return cpu_attention.paged_attention(query, kv_cache, plan, window)
+    variant = AttentionVariant(window, scales=plan.scales)
     if isinstance(plan, GpuAttentionPlan):
-        output: Tensor = _gpu().paged_attention(query, kv_cache, plan, AttentionVariant(window))
+        output: Tensor = _gpu().paged_attention(query, kv_cache, plan, variant)
         return output
-    return reference.paged_attention(query, kv_cache, plan, AttentionVariant(window))
+    return reference.paged_attention(query, kv_cache, plan, variant)
 
 
 def self_attention_weights(

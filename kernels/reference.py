@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody knows
 from torch import Tensor
 
-from kernels.attention_variant import PLAIN, AttentionVariant
+from kernels.attention_variant import PLAIN, AttentionVariant, cache_scales
 from kernels.layout import AttentionGeometry, StepLayout
 from kernels.weights import LinearWeight, NormWeight, Packing
 
@@ -63,6 +63,8 @@ class ReferencePlan:
     """[num_seqs, max_blocks] int64"""
     slot_mapping: Tensor
     """[num_tokens] int64"""
+    scales: tuple[Tensor, Tensor] | None = None
+    """Of keys and values in float8, see `AttentionVariant`"""
 
 
 class ReferencePlanner:
@@ -71,12 +73,13 @@ class ReferencePlanner:
     def __init__(self, geometry: AttentionGeometry, device: torch.device) -> None:
         self._geometry = geometry
         self._device = device
+        self._scales = cache_scales(geometry.is_float8, device)
 
     def plan(self, layout: StepLayout) -> ReferencePlan:
         """Plan one step."""
         block_tables = torch.from_numpy(layout.block_tables).to(self._device, torch.int64)
         slot_mapping = torch.from_numpy(layout.slot_mapping).to(self._device, torch.int64)
-        return ReferencePlan(self._geometry, layout, block_tables, slot_mapping)
+        return ReferencePlan(self._geometry, layout, block_tables, slot_mapping, self._scales)
 
 
 def store_kv(

@@ -47,3 +47,5 @@ class GpuAttentionPlan:
     prefill: PrefillPlan | None
     output: Tensor
     """[num_tokens, num_heads * head_dim], overwritten in each layer"""
+    scales: tuple[Tensor, Tensor] | None
+    """Of keys and values in float8, see `AttentionVariant`"""

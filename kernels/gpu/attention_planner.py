@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.attention_variant import cache_scales
 from kernels.gpu import work_list
 from kernels.gpu.attention_plan import DecodePlan, GpuAttentionPlan, PrefillPlan
 from kernels.gpu.launch_config import prefill_config
@@ -29,6 +30,7 @@ class GpuAttentionPlanner:
         self._workspace = Workspace(device)
         self._staging = StagingBuffer(device)
         self._store = TableStore(device)
+        self._scales = cache_scales(geometry.is_float8, device)
         num_processors = _PROCESSORS_WITHOUT_GPU
         if device.type == "cuda":
             num_processors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -63,6 +65,7 @@ class GpuAttentionPlanner:
             decodes,
             prefill,
             self._output(layout.num_tokens),
+            self._scales,
         )
 
     def reserve(self, num_rows: int, max_blocks: int) -> None:
@@ -101,6 +104,7 @@ class GpuAttentionPlanner:
             self._decode_plans(of_windows, num_rows),
             None,
             self._output(num_rows),
+            self._scales,
         )
 
     def apply_changes(self, uploaded: list[Tensor]) -> None:

@@ -4,17 +4,20 @@
 is in float32, by the perplexity of three texts, how often both find the same token likeliest after
 the same text, and after how many tokens their greedy continuations part. Everything is computed on
 CPU, in float32 unless the form says otherwise: checkpoints that come quantised are dequantised at
-load there, to the numbers that CUDA multiplies.
+load there, to the numbers that CUDA multiplies, and attention over a KV cache in float8, which the
+CPU has not, is that of `kernels.reference`.
 """
 
 import argparse
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,6 +30,9 @@ from engine.config import EngineConfig
 from engine.model_store import DEFAULT_MODEL, resolve_model
 from engine.parallel import TensorParallel
 from engine.tokenizer import Tokenizer
+from kernels import gpu_library, ops
+from kernels.layout import AttentionGeometry
+from kernels.reference import ReferencePlanner
 from tests.benchmarks.quantized_forms import FORMS, write_form
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +68,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "computed in bfloat16": {"dtype": "bfloat16"},
     "computed in float16": {"dtype": "float16"},
     "w8a8": {**EXACT, "quantization": "w8a8"},
+    "KV in fp8": {**EXACT, "kv_cache_dtype": "fp8"},
 }
 """What is asked of the engine beside the checkpoint as it is."""
 
@@ -165,6 +172,25 @@ def row(name: str, found: Mapping[str, Answer], exact: Mapping[str, Answer]) -> 
     return f"| {name} | {' | '.join(changes)} | {' | '.join(agreements)} | {same} |"
 
 
+@contextmanager
+def _attention_of(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Let the CPU keep KV in float8 where the settings ask for it."""
+
+    def planner(
+        geometry: AttentionGeometry, _windows: object, device: torch.device
+    ) -> ReferencePlanner:
+        return ReferencePlanner(geometry, device)
+
+    if "kv_cache_dtype" not in settings:
+        yield
+        return
+    with (
+        patch.object(ops, "attention_planner", planner),
+        patch.object(gpu_library, "can_cache_float8", lambda _device: True),
+    ):
+        yield
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -182,7 +208,9 @@ def main() -> None:
     print("|---" * (2 * len(TEXTS) + 2) + "|")
     for name, settings in SETTINGS.items():
         if options.only in name:
-            print(row(name, answers(plain, options.tokens, **settings), exact), flush=True)
+            with _attention_of(settings):
+                found = answers(plain, options.tokens, **settings)
+            print(row(name, found, exact), flush=True)
     for name, form in FORMS.items():
         if options.only in name:
             with tempfile.TemporaryDirectory() as scratch:

@@ -38,6 +38,7 @@ def test_every_engine_setting_reaches_the_engine() -> None:
         "dtype": "bfloat16",
         "quantization": "w8a8",
         "block_size": 32,
+        "kv_cache_dtype": "fp8",
         "kv_cache_bytes": 1 << 20,
         "memory_utilization": 0.5,
         "max_model_len": 100,

@@ -98,6 +98,22 @@ def test_options_of_serve_change_the_plan(folder: Path) -> None:
     assert plan_json(*words, "--dtype", "float32")["weight_bytes"] > 1.9 * plain["weight_bytes"]
 
 
+def test_a_cache_in_float8_is_planned_at_its_size(folder: Path) -> None:
+    words = [str(folder), "--device-memory", "80GiB", "-tp", "4"]
+    plain = plan_json(*words)
+
+    for name in ("fp8", "fp8_e4m3"):
+        halved = plan_json(*words, "--kv-cache-dtype", name)
+        assert 2 * halved["block_bytes"] == plain["block_bytes"]
+        assert halved["num_blocks"] >= 2 * plain["num_blocks"]
+        assert halved["kv_cache_dtype"] == name
+    shown = run(*words, "--kv-cache-dtype", "fp8").stdout
+    assert ", bfloat16, KV in float8, each of 4 ranks" in shown
+    error = refusal(str(folder), "--device", "cpu", "--kv-cache-dtype", "fp8")
+    assert "the device is cpu" in error.cause
+    assert "--kv-cache-dtype auto" in error.fix
+
+
 @pytest.mark.parametrize(
     ("words", "cause", "fix"),
     [

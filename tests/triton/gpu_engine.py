@@ -16,7 +16,7 @@ from engine.input_batch import InputBatch
 from engine.model_executor import ModelExecutor
 from engine.model_runner import ModelRunner
 from engine.parallel import TensorParallel
-from kernels import ops
+from kernels import gpu_library, ops
 from kernels.gpu.attention_planner import GpuAttentionPlanner
 from kernels.layout import AttentionGeometry
 
@@ -53,6 +53,7 @@ def run_gpu_follower(config: EngineConfig, group: TensorParallel) -> None:
 def _build_runner(config: EngineConfig, group: TensorParallel) -> tuple[ModelRunner, BuildReport]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "attention_planner", _gpu_planner)
+        patch.setattr(gpu_library, "can_cache_float8", lambda _device: True)
         runner, built = build_runner(config, group)
         if not config.enforce_eager:
             max_blocks = -(-built.memory.max_model_len // config.block_size)
