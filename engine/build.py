@@ -25,6 +25,7 @@ from engine.device import (
 from engine.dummy_checkpoint import DummyCheckpoint
 from engine.errors import InvalidConfig
 from engine.gpu_sampler import GpuSampler
+from engine.graph_sizes import GraphSizes
 from engine.host import available_host_bytes
 from engine.input_batch import InputBatch
 from engine.kv_cache import (
@@ -156,9 +157,7 @@ def build_runner(
     runner.reserve(config.max_num_seqs, max_blocks)
     if device.type == "cuda" and not config.enforce_eager:
         with clock.phase("record graphs"):
-            runner.record_graphs(
-                GraphRecorder(), max_num_seqs=config.max_num_seqs, max_blocks=max_blocks
-            )
+            runner.record_graphs(GraphRecorder(), GraphSizes.up_to(config.max_num_seqs), max_blocks)
     with clock.phase("warm up"), threads.placed():
         step_time = _warm_up(runner, config, memory)
     return runner, BuildReport(

@@ -1,11 +1,11 @@
-"""Runs steps of decodes by replaying graphs of kernels recorded once for each number of rows.
+"""Runs steps of decodes by replaying graphs of kernels recorded once for some numbers of rows.
 
 A decode step launches some hundred kernels, and launching them one by one takes longer than they
 run. Everything that changes from step to step is data at fixed addresses: token ids, positions,
-slots and the list of attention work come in one copy, block tables by what changed.
+slots and the list of attention work come in one copy, block tables by what changed. Which numbers
+of rows are recorded, and when, is for engine/graph_sizes.py.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from engine.graph_sizes import GraphSizes
 from engine.latest_tokens import LatestTokens
 from engine.models.decoder import Decoder
 from engine.step_input import StepInput
@@ -60,8 +61,7 @@ class DecodeGraphs:
         kv_caches: list[Tensor],
         planner: PaddingPlanner,
         record: Record,
-        *,
-        max_num_seqs: int,
+        sizes: GraphSizes,
         max_blocks: int,
     ) -> None:
         """Reserve memory; nothing is recorded yet.
@@ -73,7 +73,7 @@ class DecodeGraphs:
             kv_caches: of each layer.
             planner: of the same caches.
             record: on CUDA, an `engine.cuda_graph.GraphRecorder`.
-            max_num_seqs: rows of the largest graph.
+            sizes: chooses the graph of each step, the same on every rank.
             max_blocks: of the longest sequence.
         """
         self._decoder = decoder
@@ -83,32 +83,32 @@ class DecodeGraphs:
         self._planner = planner
         self._record = record
         self._graphs: dict[int, _Graph] = {}
-        self.sizes = bucket_sizes(max_num_seqs)
+        self._sizes = sizes
         self._staging = StagingBuffer(rotations.device)
-        fixed = [*_inputs(_IDLE, max_num_seqs), *planner.pad(_IDLE.layout, max_num_seqs)]
+        fixed = [*_inputs(_IDLE, sizes.largest), *planner.pad(_IDLE.layout, sizes.largest)]
         # Room for what changes if every entry of every block table did.
-        changes = 2 * max_num_seqs * max_blocks
+        changes = 2 * sizes.largest * max_blocks
         self._staging.reserve(sum(array.size for array in fixed) + changes + 4 * len(fixed))
 
     def capture(self) -> None:
-        """Record every size, the largest first: the smaller ones fit in the memory it took."""
-        for size in reversed(self.sizes):
+        """Record the first sizes, the largest first: all others fit in the memory it took."""
+        for size in self._sizes.recorded:
             self._graph(size)
 
     def takes(self, step: StepInput) -> bool:
         """Whether a graph can run this step: one token of each sequence and one row wanted."""
         layout = step.layout
         num_rows = len(step.logits_rows)
-        return layout.num_seqs == layout.num_tokens == num_rows <= self.sizes[-1]
+        return layout.num_seqs == layout.num_tokens == num_rows <= self._sizes.largest
 
     def forward(self, step: StepInput) -> tuple[Tensor | None, Tensor]:
-        """Run a step.
+        """Run a step; now and then record a graph first, which no other step notices.
 
         Returns logits [num_seqs, vocab] in the order of `step.logits_rows`, None on ranks other
         than 0, and `step.drawn_rows` on the device. Both are good until the next step.
         """
         num_seqs = step.layout.num_seqs
-        size = self.sizes[bisect_left(self.sizes, num_seqs)]
+        size = self._sizes.choose(num_seqs)
         graph = self._graph(size)
         drawn_rows = self._upload(step, size)[_DRAWN_ROWS]
         logits = graph.replay()
@@ -135,12 +135,6 @@ class DecodeGraphs:
         uploaded = self._staging.upload([*inputs, *self._planner.pad(step.layout, size)])
         self._planner.apply_changes(uploaded)
         return uploaded
-
-
-def bucket_sizes(max_num_seqs: int) -> list[int]:
-    """Return the rows that graphs are recorded for: the next larger one serves what is between."""
-    sizes = {1, 2, 4, *range(8, 65, 8), *range(64, max_num_seqs, 16), max_num_seqs}
-    return sorted(size for size in sizes if size <= max_num_seqs)
 
 
 def _inputs(step: StepInput, size: int) -> list[IntArray]:

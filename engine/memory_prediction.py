@@ -110,7 +110,8 @@ def kept_bytes(
     """Return what rank 0 keeps on a GPU for all steps: rotations and decode graphs.
 
     The memory of graphs (engine/cuda_graph.py) is theirs for good, so a step without one needs its
-    own beside it: what the largest one has at once, and the logits that they return.
+    own beside it: what the largest one has at once, and the logits that they return. It is recorded
+    first, and the others, at start or while requests are served, share its memory.
     """
     if device.type != "cuda":
         return 0

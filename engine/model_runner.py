@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.block_copier import BlockCopier
 from engine.compute_threads import ComputeThreads
 from engine.decode_graphs import DecodeGraphs, PaddingPlanner, Record
+from engine.graph_sizes import GraphSizes
 from engine.kv_cache import allocate_kv_caches
 from engine.latest_tokens import LatestTokens
 from engine.models.decoder import Decoder
@@ -70,12 +71,12 @@ class ModelRunner:
             self._planner.reserve(max_num_seqs, max_blocks)
 
     @torch.inference_mode()
-    def record_graphs(self, record: Record, *, max_num_seqs: int, max_blocks: int) -> None:
+    def record_graphs(self, record: Record, sizes: GraphSizes, max_blocks: int) -> None:
         """Run steps of decodes by graphs from now on, if the device has the kernels for it.
 
         Args:
             record: see engine/decode_graphs.py.
-            max_num_seqs: of a step.
+            sizes: what to record now and later, up to the most sequences of a step.
             max_blocks: of the longest sequence.
         """
         if isinstance(self._planner, PaddingPlanner):
@@ -86,8 +87,8 @@ class ModelRunner:
                 self._kv_caches,
                 self._planner,
                 record,
-                max_num_seqs=max_num_seqs,
-                max_blocks=max_blocks,
+                sizes,
+                max_blocks,
             )
             self._graphs.capture()
 

@@ -28,6 +28,9 @@ class GpuAttentionPlanner:
         self._geometry = geometry
         self._windows = sorted(windows, key=lambda window: window or 0)
         self._workspace = Workspace(device)
+        # Of padded steps, apart from that of others, which grows: graphs keep what they were
+        # recorded with, and would keep a larger one the later they come.
+        self._padded_output = Workspace(device)
         self._staging = StagingBuffer(device)
         self._store = TableStore(device)
         self._scales = cache_scales(geometry.is_float8, device)
@@ -64,7 +67,7 @@ class GpuAttentionPlanner:
             num_decodes,
             decodes,
             prefill,
-            self._output(layout.num_tokens),
+            self._output(self._workspace, layout.num_tokens),
             self._scales,
         )
 
@@ -103,7 +106,7 @@ class GpuAttentionPlanner:
             num_rows,
             self._decode_plans(of_windows, num_rows),
             None,
-            self._output(num_rows),
+            self._output(self._padded_output, num_rows),
             self._scales,
         )
 
@@ -137,7 +140,7 @@ class GpuAttentionPlanner:
             for window, (work, part_ranges) in zip(self._windows, pairs, strict=True)
         }
 
-    def _output(self, num_tokens: int) -> Tensor:
+    def _output(self, workspace: Workspace, num_tokens: int) -> Tensor:
         geometry = self._geometry
         width = geometry.num_kv_heads * geometry.group_size * geometry.head_dim
-        return self._workspace.take("attention_output", (num_tokens, width), geometry.dtype)
+        return workspace.take("attention_output", (num_tokens, width), geometry.dtype)

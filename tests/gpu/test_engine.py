@@ -43,6 +43,26 @@ def test_greedy_tokens_equal_the_reference(
 
 
 @pytest.mark.parametrize("device", [CUDA, "cpu"])
+def test_a_batch_that_comes_often_gets_its_graph_while_it_runs(device: str, tmp_path: Path) -> None:
+    """Twenty sequences begin with the graph of 32 rows and end with that of 24."""
+    folder = make_checkpoint(tmp_path, "llama")
+    config = small_config(folder, device=device, block_size=16, max_num_seqs=40)
+    core = build_core(config, TensorParallel.single())
+    prompts = [[i + 1] * (i % 5 + 1) for i in range(20)]
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else 0
+    outputs = generate(core, prompts, 200)
+    if device == "cuda":
+        runner = core._pipeline._executor._runner  # type: ignore[attr-defined]
+        assert list(runner._graphs._graphs) == [40, 32, 16, 8, 4, 2, 1, 24]
+        assert free - torch.cuda.mem_get_info()[0] < 64 << 20, "it shares the largest one's memory"
+    core.shutdown()
+    reference = GreedyReference(folder)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert len(output) == 200
+        reference.num_equal(prompt, output)
+
+
+@pytest.mark.parametrize("device", [CUDA, "cpu"])
 def test_the_real_model_answers_as_the_reference(device: str, smollm2_path: Path) -> None:
     reference = GreedyReference(smollm2_path)
     params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)

@@ -1,6 +1,7 @@
 """An engine that runs as on a GPU: on a CUDA device, or its parts on CPU, interpreted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.follower import follow, run_follower
 from engine.gpu_sampler import GpuSampler
+from engine.graph_sizes import GraphSizes
 from engine.input_batch import InputBatch
 from engine.model_executor import ModelExecutor
 from engine.model_runner import ModelRunner
@@ -22,11 +24,15 @@ from kernels.layout import AttentionGeometry
 
 
 def build(config: EngineConfig, group: TensorParallel | None = None) -> EngineCore:
-    """Build it for the device that the config names; decodes run by graphs unless told not to."""
+    """Build it for the device that the config names.
+
+    Decodes run by graphs unless told not to, all but the largest recorded while requests run.
+    """
     group = group or TensorParallel.single()
-    if config.device == "cuda":
-        return build_core(config, group)
-    runner, built = _build_runner(config, group)
+    with _as_on_a_gpu(config):
+        if config.device == "cuda":
+            return build_core(config, group)
+        runner, built = _build_runner(config, group)
     input_batch = InputBatch(
         max_num_seqs=config.max_num_seqs,
         max_model_len=built.memory.max_model_len,
@@ -44,20 +50,33 @@ def build(config: EngineConfig, group: TensorParallel | None = None) -> EngineCo
 
 def run_gpu_follower(config: EngineConfig, group: TensorParallel) -> None:
     """Do what `engine.follower.run_follower` does, on the same device."""
-    if config.device == "cuda":
-        run_follower(config, group)
-    else:
-        follow(_build_runner(config, group)[0], group)
+    with _as_on_a_gpu(config):
+        if config.device == "cuda":
+            run_follower(config, group)
+        else:
+            follow(_build_runner(config, group)[0], group)
+
+
+def graph_sizes(core: EngineCore) -> list[int]:
+    """Rows of the graphs that were recorded, in the order in which they were."""
+    return list(core._pipeline._executor._runner._graphs._graphs)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _as_on_a_gpu(config: EngineConfig) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GraphSizes, "up_to", _sizes)
+        if config.device != "cuda":
+            patch.setattr(ops, "attention_planner", _gpu_planner)
+            patch.setattr(gpu_library, "can_cache_float8", lambda _device: True)
+        yield
 
 
 def _build_runner(config: EngineConfig, group: TensorParallel) -> tuple[ModelRunner, BuildReport]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "attention_planner", _gpu_planner)
-        patch.setattr(gpu_library, "can_cache_float8", lambda _device: True)
-        runner, built = build_runner(config, group)
-        if not config.enforce_eager:
-            max_blocks = -(-built.memory.max_model_len // config.block_size)
-            runner.record_graphs(_record, max_num_seqs=config.max_num_seqs, max_blocks=max_blocks)
+    runner, built = build_runner(config, group)
+    if not config.enforce_eager:
+        max_blocks = -(-built.memory.max_model_len // config.block_size)
+        runner.record_graphs(_record, GraphSizes.up_to(config.max_num_seqs), max_blocks)
     return runner, built
 
 
@@ -81,6 +100,11 @@ def _gpu_planner(
     geometry: AttentionGeometry, windows: frozenset[int | None], device: torch.device
 ) -> GpuAttentionPlanner:
     return GpuAttentionPlanner(geometry, windows, device)
+
+
+def _sizes(max_num_seqs: int) -> GraphSizes:
+    sizes = range(1, max_num_seqs + 1)
+    return GraphSizes(sizes, [max_num_seqs], num_misses=1, num_steps_apart=2)
 
 
 def _record(run: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:

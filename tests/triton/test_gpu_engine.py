@@ -18,7 +18,7 @@ from engine.sampling_params import SamplingParams
 from tests.engine.greedy_reference import GreedyReference
 from tests.engine.tp_ranks import generate_in_parallel
 from tests.oracle import make_checkpoint
-from tests.triton.gpu_engine import build, run_gpu_follower, small_config
+from tests.triton.gpu_engine import build, graph_sizes, run_gpu_follower, small_config
 
 PROMPTS = [[5, 9, 2], [7, 7, 7, 1, 30, 22, 100], [64]]
 
@@ -68,6 +68,24 @@ def test_greedy_tokens_equal_the_reference(
         reference.num_equal(prompt, output)
     assert core._pool.num_usable_blocks == core._pool.num_blocks
     assert sum(are_ahead) >= 4
+
+
+@pytest.mark.slow
+def test_graphs_recorded_while_requests_run_give_the_same_tokens(
+    device: torch.device, tmp_path: Path
+) -> None:
+    """Requests end one after the other, so steps of every size come, several times each."""
+    folder = make_checkpoint(tmp_path, "llama", num_hidden_layers=1)
+    core = build(small_config(folder, device))
+    assert graph_sizes(core) == [4]
+    prompts = [[5, 9, 2], [7, 7, 7, 1, 30, 22, 100], [64], [3, 3]]
+    asks = [SamplingParams(temperature=0, max_tokens=3 * i, ignore_eos=True) for i in range(1, 5)]
+    outputs = _together(core, prompts, asks)
+    assert graph_sizes(core) == [4, 3, 2, 1]
+    reference = GreedyReference(folder)
+    for prompt, output, ask in zip(prompts, outputs, asks, strict=True):
+        assert len(output) == ask.max_tokens
+        reference.num_equal(prompt, output)
 
 
 @pytest.mark.slow
@@ -141,6 +159,19 @@ def _outputs_of(core: EngineCore, asks: list[SamplingParams]) -> list[list[Token
     while core.has_work:
         step()
     return outputs
+
+
+def _together(
+    core: EngineCore, prompts: list[list[int]], asks: list[SamplingParams]
+) -> list[list[int]]:
+    """Return the tokens that each prompt brings, each by its own ask."""
+    for i, (prompt, params) in enumerate(zip(prompts, asks, strict=True)):
+        core.add(GenerateRequest(request_id=str(i), prompt_token_ids=prompt, params=params))
+    tokens: list[list[int]] = [[] for _ in prompts]
+    while core.has_work:
+        for output in core.step().outputs:
+            tokens[int(output.request_id)] += output.token_ids
+    return tokens
 
 
 def _reports(outputs: list[TokenOutput]) -> list[TokenLogprob]:
