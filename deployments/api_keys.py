@@ -9,43 +9,44 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http_errors import InvalidApiKey
+from deployments.tenant import ApiKey, Tenant
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready", "/metrics", "/version"})
 _TENANT: Final = "pageray.tenant"
+_ANYBODY: Final = Tenant()
 
 
-def tenant_of(scope: Scope) -> str:
-    """Name of the tenant who sent the request; empty when no keys are asked for."""
-    tenant: str = scope.get(_TENANT, "")
+def tenant_of(scope: Scope) -> Tenant:
+    """The tenant who sent the request; one without a name when no keys are asked for."""
+    tenant: Tenant = scope.get(_TENANT, _ANYBODY)
     return tenant
 
 
 class ApiKeyMiddleware:
     """Asks for `Authorization: Bearer KEY` everywhere but at the open paths."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, api_keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._digests = [_digest(key.encode()) for key in api_keys]
+        self._tenants = [(bytes.fromhex(key.key_sha256), key.to_tenant()) for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if self._digests and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if self._tenants and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             scope[_TENANT] = self._find_tenant(Headers(scope=scope).get("authorization", ""))
         await self._app(scope, receive, send)
 
-    def _find_tenant(self, authorization: str) -> str:
+    def _find_tenant(self, authorization: str) -> Tenant:
         scheme, _, key = authorization.partition(" ")
         # Headers arrive as latin-1; keys are compared as digests, so that neither their length
         # nor their first characters show in the time it takes.
-        digest = _digest(key.strip().encode("latin-1"))
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() != "bearer" or not any(matches):
+        digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
+        found: Tenant | None = None
+        for known, tenant in self._tenants:  # all of them, in whatever place it stands
+            if hmac.compare_digest(digest, known):
+                found = tenant
+        if scheme.lower() != "bearer" or found is None:
             raise InvalidApiKey(
                 "The API key is missing or not known here.",
                 "Send the header 'Authorization: Bearer KEY' with a valid key.",
             )
-        return digest.hex()[:16]
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+        return found

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cluster.admission_limits import AdmissionLimits
 from cluster.policy_name import DEFAULT_POLICY, PolicyName
+from deployments.tenant import ApiKey, check_distinct
 from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
@@ -70,8 +71,8 @@ class AppArgs(BaseModel):
     drain_timeout_s: float = Field(default=60.0, gt=0)
     """Longest time that running requests get when the service stops."""
 
-    api_keys: tuple[str, ...] = ()
-    """Keys of which clients must send one; empty: anybody may ask."""
+    api_keys: tuple[ApiKey, ...] = Field(default=(), repr=False)
+    """Keys of which clients must send one; empty: anybody may ask. A text is a key by itself."""
     max_body_bytes: int = Field(default=4 << 20, ge=1)
     """Largest HTTP request body."""
 
@@ -79,6 +80,15 @@ class AppArgs(BaseModel):
     @classmethod
     def _expand_home(cls, cache_dir: Path) -> Path:
         return cache_dir.expanduser()
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _read_keys(cls, api_keys: object) -> tuple[ApiKey, ...]:
+        if not isinstance(api_keys, list | tuple):
+            raise InvalidConfig("api_keys is no list.", "Give a list, of one key too.")
+        keys = tuple(_read_key(key, f"api_keys[{i}]") for i, key in enumerate(api_keys))
+        check_distinct((f"api_keys[{i}]", key) for i, key in enumerate(keys))
+        return keys
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,11 +101,6 @@ class AppArgs(BaseModel):
             raise InvalidConfig(
                 f"There is no router policy '{self.router_policy}'.",
                 f"Use one of {', '.join(PolicyName)}.",
-            )
-        if any(not key.strip() for key in self.api_keys):
-            raise InvalidConfig(
-                "An API key is empty, so anybody could ask.",
-                "Give a key with characters in it, or leave the option out.",
             )
         self.engine_config(device="cpu")  # raises what the engine would refuse
         return self
@@ -161,3 +166,9 @@ class AppArgs(BaseModel):
             tensor_parallel_size=self.tensor_parallel_size,
             num_threads=self.num_threads,
         )
+
+
+def _read_key(key: object, place: str) -> ApiKey:
+    if isinstance(key, ApiKey):
+        return key
+    return ApiKey.of(key) if isinstance(key, str) else ApiKey.read(key, place)

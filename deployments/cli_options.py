@@ -145,6 +145,16 @@ class ServeOptions(EngineOptions):
             show_default=False,
         ),
     ] = None
+    api_keys_file: Annotated[
+        Path | None,
+        option(
+            "HTTP",
+            "--api-keys-file",
+            metavar="FILE",
+            help="YAML or JSON list of keys with tenant, weight and priority; see the README.",
+            show_default=False,
+        ),
+    ] = None
     max_body_size: Annotated[
         str,
         option(

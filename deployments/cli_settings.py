@@ -7,8 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from deployments.args import AppArgs
+from deployments.cli_key_file import read_key_file
 from deployments.cli_options import ServeOptions
 from deployments.launch_options import LaunchOptions
+from deployments.tenant import ApiKey
 from engine.errors import InvalidConfig
 
 DTYPE_ALIASES = {"float": "float32", "half": "float16"}
@@ -33,7 +35,7 @@ def app_args(options: ServeOptions) -> AppArgs:
         "preset": options.preset.replace("interactivity", "interactive"),
         "replicas_min": replicas_min,
         "replicas_max": replicas_max,
-        "api_keys": options.api_key or (),
+        "api_keys": _api_keys(options),
         "max_body_bytes": parse_size(options.max_body_size, "max-body-size"),
     }
     if options.kv_cache_memory is not None:
@@ -90,6 +92,11 @@ def parse_replicas(text: str) -> tuple[int, int]:
             "Give a number, or MIN:MAX to scale with demand: --replicas 1:4.",
         )
     return int(found[1]), int(found[2] or found[1])
+
+
+def _api_keys(options: ServeOptions) -> tuple[ApiKey, ...]:
+    keys = tuple(ApiKey.of(key) for key in options.api_key or ())
+    return keys if options.api_keys_file is None else keys + read_key_file(options.api_keys_file)
 
 
 def _model(options: ServeOptions) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from deployments.http_settings import HttpSettings
 from deployments.openai_schema import GenerationFields
+from deployments.tenant import Tenant
 from deployments.writer import CompletionWriter
 from engine.errors import InvalidRequest, ModelNotFound
 from engine.request import GenerateRequest
@@ -24,7 +25,7 @@ class Ask:
 class Dialect(Protocol):
     """One API."""
 
-    async def read(self, fields: dict[str, Any], tenant: str) -> Ask:
+    async def read(self, fields: dict[str, Any], tenant: Tenant) -> Ask:
         """Check a JSON object and tokenize its prompts. Raises InvalidRequest, ModelNotFound.
 
         Requests of different tenants never share cached prefixes.
@@ -59,20 +60,22 @@ def generate_requests(
     completion_id: str,
     prompts: list[list[int]],
     params: SamplingParams,
-    tenant: str,
+    tenant: Tenant,
     fields: GenerationFields,
 ) -> list[GenerateRequest]:
     """One request for each prompt."""
     # A client's salt divides its own tenant's cache further; it never reaches another's.
-    salt = f"{tenant}:{fields.cache_salt}" if fields.cache_salt is not None else tenant
+    own_salt = "" if fields.cache_salt is None else f":{fields.cache_salt}"
     return [
         GenerateRequest(
             request_id=completion_id if len(prompts) == 1 else f"{completion_id}-{i}",
             prompt_token_ids=token_ids,
             params=params,
-            cache_salt=salt,
-            priority=fields.priority,
+            cache_salt=tenant.name + own_salt,
+            priority=tenant.priority_of(fields.priority),
             deadline_s=fields.deadline_s,
+            tenant=tenant.name,
+            weight=tenant.weight,
         )
         for i, token_ids in enumerate(prompts)
     ]

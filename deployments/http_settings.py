@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
 from deployments.args import AppArgs
+from deployments.tenant import ApiKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,7 @@ class HttpSettings:
     """Longest prompt plus output in tokens."""
     model_aliases: tuple[str, ...] = ()
     """Other names that requests may use for the model."""
-    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
     """Keys of which clients must send one; empty: anybody may ask."""
     max_body_bytes: int = 4 << 20
     body_timeout_s: float = 60.0

@@ -63,7 +63,7 @@ class GenerationFields(Fields):
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] = 0
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
     deadline_s: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from deployments.http_settings import HttpSettings
 from deployments.neutral_fields import COMPLETION_NEUTRAL_FIELDS
 from deployments.openai_schema import parse_fields
 from deployments.prompt_encoder import PromptEncoder
+from deployments.tenant import Tenant
 from deployments.token_names import TokenNames, finite_logprob
 from deployments.writer import CompletionWriter
 from engine.output import FinishReason, TokenLogprob
@@ -26,7 +27,7 @@ class TextCompletionDialect:
         self._texts = texts
         self._settings = settings
 
-    async def read(self, values: dict[str, Any], tenant: str) -> Ask:
+    async def read(self, values: dict[str, Any], tenant: Tenant) -> Ask:
         """See Dialect."""
         fields = parse_fields(
             CompletionFields, values, COMPLETION_NEUTRAL_FIELDS, _CHECKED_ELSEWHERE

@@ -1,13 +1,19 @@
-"""Fixtures of the HTTP tests: a tiny tokenizer and applications on a fake token source."""
+"""Fixtures: a tiny tokenizer, applications on a fake token source, and the command line."""
 
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
 
+from deployments import cli
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from engine.tokenizer import Tokenizer
+from tests.deployments.command_line import Launches, Run
 from tests.deployments.fake_token_source import FakeTokenSource
 from tests.deployments.tiny_tokenizer import make_tokenizer
 
@@ -42,3 +48,31 @@ def build_app(source: FakeTokenSource, tokenizer: Tokenizer) -> BuildApp:
 def app(build_app: BuildApp) -> Starlette:
     """An application with default settings."""
     return build_app()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `pageray` with the given words: exit code, standard output, standard error."""
+    names = ("PAGERAY_CACHE", "PAGERAY_API_KEY", "RAY_ADDRESS")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
+    monkeypatch.setattr(os, "environ", environment)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pageray", *words])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        output = capsys.readouterr()
+        code = exit_info.value.code
+        return code if isinstance(code, int) else 0, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    launches = Launches()
+    launch = SimpleNamespace(serve_until_interrupted=launches.serve_until_interrupted)
+    monkeypatch.setitem(sys.modules, "deployments.launch", launch)
+    monkeypatch.setitem(sys.modules, "deployments.cli_pull", SimpleNamespace(pull=launches.pull))
+    return launches

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.args import AppArgs
+from deployments.tenant import ApiKey
 from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
@@ -63,7 +64,9 @@ def test_every_engine_setting_reaches_the_engine() -> None:
 
 
 def test_arguments_survive_a_serve_config_file() -> None:
-    args = AppArgs(model="a/b", api_keys=("k",), cache_dir=Path("/cache"), replicas_max=3)
+    args = AppArgs(
+        model="a/b", api_keys=(ApiKey.of("k"),), cache_dir=Path("/cache"), replicas_max=3
+    )
     assert AppArgs(**args.model_dump(mode="json")) == args
 
 
@@ -99,6 +102,8 @@ def test_unknown_argument_is_refused_by_name() -> None:
         ({"host_kv_bytes": 1, "enable_prefix_caching": False}, "prefix caching is off"),
         ({"replicas_min": 2, "replicas_max": 1}, "below replicas_min 2"),
         ({"api_keys": ["good", " "]}, "An API key is empty"),
+        ({"api_keys": "good"}, "api_keys is no list"),
+        ({"api_keys": ["good", "good"]}, "api_keys[1] has the same key as api_keys[0]"),
     ],
 )
 def test_contradiction_is_refused_with_its_cause(arguments: dict[str, object], cause: str) -> None:

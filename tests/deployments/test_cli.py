@@ -1,13 +1,10 @@
 """The command line, run as a user does, with everything behind it replaced."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -18,57 +15,9 @@ from ray.serve.schema import ServeDeploySchema
 from deployments import cli
 from deployments.args import AppArgs
 from deployments.launch_options import LaunchOptions
+from deployments.tenant import ApiKey
 from engine.errors import InvalidConfig
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `pageray` with the given words: exit code, standard output, standard error."""
-    names = ("PAGERAY_CACHE", "PAGERAY_API_KEY", "RAY_ADDRESS")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
-    monkeypatch.setattr(os, "environ", environment)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pageray", *words])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main()
-        output = capsys.readouterr()
-        code = exit_info.value.code
-        return code if isinstance(code, int) else 0, output.out, output.err
-
-    return run
-
-
-class Launches:
-    """Stands for `deployments.launch` and `deployments.cli_pull`; keeps what they were told."""
-
-    def __init__(self) -> None:
-        self.args: AppArgs | None = None
-        self.options: LaunchOptions | None = None
-        self.environment: dict[str, str] = {}
-        self.pulled: list[tuple[str, Path]] = []
-        self.error: Exception | None = None
-
-    def serve_until_interrupted(self, args: AppArgs, options: LaunchOptions, _: object) -> None:
-        self.args, self.options, self.environment = args, options, dict(os.environ)
-        if self.error is not None:
-            raise self.error
-
-    def pull(self, model: str, cache_dir: Path, _console: object, **_: object) -> Path:
-        self.pulled.append((model, cache_dir))
-        return cache_dir / model
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
-    launches = Launches()
-    launch = SimpleNamespace(serve_until_interrupted=launches.serve_until_interrupted)
-    monkeypatch.setitem(sys.modules, "deployments.launch", launch)
-    monkeypatch.setitem(sys.modules, "deployments.cli_pull", SimpleNamespace(pull=launches.pull))
-    return launches
+from tests.deployments.command_line import Launches, Run
 
 
 def test_serve_without_options_serves_the_default_model_to_this_machine(
@@ -214,59 +163,6 @@ def test_impossible_option_is_refused_by_name(
     assert launches.args is None
 
 
-def test_config_file_gives_options_and_command_line_comes_first(
-    run: Run, launches: Launches, tmp_path: Path
-) -> None:
-    file = tmp_path / "pageray.yaml"
-    file.write_text(
-        "model: some/model\nmax_num_seqs: 8\nnum-shard: 2\nreplicas: 1:4\n"
-        "enable-prefix-caching: false\napi-key: [a, b]\ndashboard: no\nport: 9000\n"
-    )
-    code, _, error = run("serve", "--config", str(file), "--port", "9001", "--cache-dir", "/cache")
-    assert (code, error) == (0, "")
-    assert launches.args == AppArgs(
-        model="some/model",
-        cache_dir=Path("/cache"),
-        max_num_seqs=8,
-        tensor_parallel_size=2,
-        replicas_min=1,
-        replicas_max=4,
-        enable_prefix_caching=False,
-        api_keys=("a", "b"),
-    )
-    assert launches.options == LaunchOptions(port=9001, dashboard=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("max-num-sequences: 8", ['no option "max-num-sequences"', 'Did you mean "max-num-seqs"']),
-        ("config: other.yaml", ['no option "config"']),
-        ("port: [1, 2]", ["port has more than one value"]),
-        ("just words", ["holds no options"]),
-        ("a: [", ["cannot be read"]),
-        ("port: high", ["port"]),
-    ],
-)
-def test_wrong_config_file_is_refused(
-    run: Run, launches: Launches, tmp_path: Path, text: str, words: list[str]
-) -> None:
-    file = tmp_path / "pageray.yaml"
-    file.write_text(text)
-    code, _, error = run("serve", "--config", str(file))
-    assert code == 2
-    for word in words:
-        assert word in error
-    assert launches.args is None
-
-
-def test_empty_config_file_changes_nothing(run: Run, launches: Launches, tmp_path: Path) -> None:
-    file = tmp_path / "pageray.yaml"
-    file.write_text("# nothing yet\n")
-    assert run("serve", "--config", str(file)) == (0, "", "")
-    assert launches.options == LaunchOptions()
-
-
 def test_foreign_kernels_distribution_stops_the_start(
     run: Run, launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,13 +175,14 @@ def test_foreign_kernels_distribution_stops_the_start(
 
 
 def test_config_prints_what_serve_deploy_takes(run: Run) -> None:
-    code, output, error = run("config", "some/model", "--replicas", "1:4", "--api-key", "k")
+    code, output, error = run("config", "some/model", "--replicas", "1:4", "--api-key", "sk-k")
     assert (code, error) == (0, "")
     config = ServeDeploySchema.model_validate(yaml.safe_load(output))
     (application,) = config.applications
     assert application.import_path == "deployments.app:build"
-    args = AppArgs(model="some/model", replicas_max=4, api_keys=("k",))
+    args = AppArgs(model="some/model", replicas_max=4, api_keys=(ApiKey.of("sk-k"),))
     assert AppArgs.model_validate(application.args) == args
+    assert "sk-k" not in output
     assert "cache_dir" not in application.args, "a folder of this machine means nothing there"
     assert "#   RAY_AUTH_MODE=token" in output
 

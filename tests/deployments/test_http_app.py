@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from cluster.snapshot import ReplicaSnapshot
 from deployments.args import AppArgs
 from deployments.http_settings import HttpSettings
+from deployments.tenant import ApiKey
 from engine.snapshot import EngineState
 from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import call
@@ -123,7 +124,7 @@ def test_detokenize_refuses_what_is_no_list_of_known_tokens(app: Starlette, toke
 def test_keys_guard_everything_that_shows_or_makes_text(
     build_app: BuildApp, path: str, body: dict[str, Any] | None
 ) -> None:
-    app = build_app(api_keys=("sk-one", "sk-twö"))
+    app = build_app(api_keys=(ApiKey.of("sk-one"), ApiKey.of("sk-twö")))
     for key in ("sk-one", "sk-twö".encode().decode("latin-1")):
         assert call(app, path, body, {"Authorization": f"Bearer {key}"}).status == 200
         assert call(app, path, body, {"Authorization": f"bearer  {key}"}).status == 200
@@ -144,11 +145,11 @@ def test_keys_guard_everything_that_shows_or_makes_text(
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/version"])
 def test_probes_need_no_key(build_app: BuildApp, path: str) -> None:
-    assert call(build_app(api_keys=("sk-one",)), path).status == 200
+    assert call(build_app(api_keys=(ApiKey.of("sk-one"),)), path).status == 200
 
 
 def test_tenants_never_share_cached_prefixes(build_app: BuildApp, source: FakeTokenSource) -> None:
-    app = build_app(api_keys=("sk-one", "sk-two"))
+    app = build_app(api_keys=(ApiKey.of("sk-one"), ApiKey.of("sk-two")))
     for key in ("sk-one", "sk-two"):
         for salt in ({}, {"cache_salt": "s"}):
             headers = {"Authorization": f"Bearer {key}"}
@@ -172,8 +173,8 @@ def test_request_id_is_echoed_when_valid_and_made_otherwise(
 
 
 def test_under_ray_serve_the_request_id_is_left_to_it(build_app: BuildApp) -> None:
-    settings = HttpSettings.from_args(AppArgs(api_keys=("sk-1",)), max_model_len=77)
+    settings = HttpSettings.from_args(AppArgs(api_keys=(ApiKey.of("sk-1"),)), max_model_len=77)
     assert settings.max_model_len == 77
-    assert settings.api_keys == ("sk-1",)
+    assert settings.api_keys == (ApiKey.of("sk-1"),)
     app = build_app(echo_request_id=settings.echo_request_id)
     assert "x-request-id" not in call(app, "/health").headers

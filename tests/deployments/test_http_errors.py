@@ -10,6 +10,7 @@ from starlette.types import Message
 
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
+from deployments.tenant import ApiKey
 from engine.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -316,8 +317,10 @@ def test_unforeseen_fault_tells_the_log_and_not_the_client(
 
 
 def test_settings_never_show_keys() -> None:
-    settings = HttpSettings(model_name="tiny", max_model_len=8, api_keys=("sk-secret",))
+    keys = (ApiKey.of("sk-secret"),)
+    settings = HttpSettings(model_name="tiny", max_model_len=8, api_keys=keys)
     assert "secret" not in repr(settings)
+    assert keys[0].key_sha256 not in repr(settings)
 
 
 def test_deeply_nested_template_arguments_are_refused(tokenizer: Tokenizer) -> None:

@@ -10,6 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 from starlette.applications import Starlette
 
+from deployments.tenant import ApiKey
 from engine.errors import Overloaded, ReplicaLost
 from tests.deployments.conftest import BuildApp
 from tests.deployments.fake_token_source import FakeTokenSource
@@ -139,8 +140,8 @@ def test_errors_become_the_clients_own_exceptions(
         ask(app, lambda c: create(c, model="gpt-5"))
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.AuthenticationError):
-        ask(build_app(api_keys=("sk-1",)), create)
-    assert ask(build_app(api_keys=("sk-1",)), create, api_key="sk-1").choices
+        ask(build_app(api_keys=(ApiKey.of("sk-1"),)), create)
+    assert ask(build_app(api_keys=(ApiKey.of("sk-1"),)), create, api_key="sk-1").choices
     source.error = Overloaded("Full.", "Wait.")
     with pytest.raises(openai.InternalServerError) as full:
         ask(app, lambda c: create(c, stream=True))
