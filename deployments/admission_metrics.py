@@ -1,18 +1,28 @@
 """Prometheus metrics of what this frontend holds back and has placed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cluster.snapshot import AdmissionSnapshot
 
+_GAUGES: Final[tuple[tuple[str, str, Callable[[AdmissionSnapshot], float]], ...]] = (
+    ("held_requests", "Requests that wait for a replica", lambda a: a.num_held_requests),
+    (
+        "placed_requests",
+        "Requests that this frontend has on replicas",
+        lambda a: a.num_placed_requests,
+    ),
+    ("held_tokens", "Prompt tokens of these", lambda a: a.num_held_tokens),
+)
+
 
 class AdmissionCollector(Collector):
-    """Reads the newest snapshot whenever somebody scrapes."""
+    """Reads the newest snapshot of every model whenever somebody scrapes."""
 
-    def __init__(self, model_name: str, admission: Callable[[], AdmissionSnapshot]) -> None:
-        self._model_name = model_name
+    def __init__(self, admission: Mapping[str, Callable[[], AdmissionSnapshot]]) -> None:
         self._admission = admission
 
     def describe(self) -> list[Metric]:
@@ -21,29 +31,23 @@ class AdmissionCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The queue of this frontend and its placements by reason."""
-        admission = self._admission()
-        for name, text, value in (
-            ("held_requests", "Requests that wait for a replica", admission.num_held_requests),
-            (
-                "placed_requests",
-                "Requests that this frontend has on replicas",
-                admission.num_placed_requests,
-            ),
-            ("held_tokens", "Prompt tokens of these", admission.num_held_tokens),
-        ):
+        by_model = {name: read() for name, read in self._admission.items()}
+        for name, text, read in _GAUGES:
             gauge = GaugeMetricFamily(f"pageray_{name}", text, labels=["model_name"])
-            gauge.add_metric([self._model_name], value)
+            for model_name, admission in by_model.items():
+                gauge.add_metric([model_name], read(admission))
             yield gauge
         refused = CounterMetricFamily(
             "pageray_refused", "Requests that waited in vain or could not", labels=["model_name"]
         )
-        refused.add_metric([self._model_name], admission.num_refused)
-        yield refused
         placements = CounterMetricFamily(
             "pageray_placements",
             "Requests placed on a replica, by the reason of the choice",
             labels=["model_name", "reason"],
         )
-        for reason, count in admission.num_placements.items():
-            placements.add_metric([self._model_name, reason], count)
+        for model_name, admission in by_model.items():
+            refused.add_metric([model_name], admission.num_refused)
+            for reason, count in admission.num_placements.items():
+                placements.add_metric([model_name, reason], count)
+        yield refused
         yield placements

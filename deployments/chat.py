@@ -5,11 +5,11 @@ from typing import Any, Final
 import msgspec
 
 from deployments.chat_schema import ChatFields
-from deployments.dialect import Ask, check_model, check_num_choices, generate_requests, new_id
+from deployments.dialect import Ask, check_num_choices, generate_requests, new_id
 from deployments.http_settings import HttpSettings
 from deployments.neutral_fields import CHAT_NEUTRAL_FIELDS
 from deployments.openai_schema import parse_fields
-from deployments.prompt_encoder import PromptEncoder
+from deployments.served_model import ServedModel
 from deployments.tenant import Tenant
 from deployments.token_names import TokenNames, finite_logprob
 from deployments.writer import CompletionWriter
@@ -22,27 +22,25 @@ _CHECKED_ELSEWHERE: Final = frozenset({"messages"})
 class ChatDialect:
     """Reads chat completion requests."""
 
-    def __init__(self, encoder: PromptEncoder, texts: TokenNames, settings: HttpSettings) -> None:
-        self._encoder = encoder
-        self._texts = texts
+    def __init__(self, model: ServedModel, settings: HttpSettings) -> None:
+        self._model = model
         self._settings = settings
 
     async def read(self, values: dict[str, Any], tenant: Tenant) -> Ask:
         """See Dialect."""
         fields = parse_fields(ChatFields, values, CHAT_NEUTRAL_FIELDS, _CHECKED_ELSEWHERE)
-        check_model(fields.model, self._settings)
         params = fields.to_sampling_params()
         check_num_choices(1, params.n, self._settings)
-        token_ids = await self._encoder.encode_chat(fields)
-        self._encoder.check_fits(token_ids, params.max_tokens, "messages")
+        token_ids = await self._model.encoder.encode_chat(fields)
+        self._model.encoder.check_fits(token_ids, params.max_tokens, "messages")
         completion_id = new_id("chatcmpl-")
         return Ask(
             requests=generate_requests(completion_id, [token_ids], params, tenant, fields),
             stream=fields.stream,
             writer=CompletionWriter(
                 completion_id,
-                self._settings.model_name,
-                ChatForm(self._texts, has_logprobs=fields.logprobs),
+                self._model.name,
+                ChatForm(self._model.texts, has_logprobs=fields.logprobs),
                 num_choices=params.n,
                 include_usage=fields.include_usage,
             ),

@@ -1,4 +1,4 @@
-"""`pageray status`: a table of the replicas and their KV blocks."""
+"""`pageray status`: for each model a table of the replicas and their KV blocks."""
 
 import time
 from typing import Any
@@ -34,7 +34,11 @@ def watch_status(client: httpx2.Client, console: Console) -> None:
 
 
 def render_status(status: dict[str, Any]) -> RenderableType:
-    """The table. Fields that a newer service may add or lack do no harm."""
+    """A table for each model. Fields that a newer service may add or lack do no harm."""
+    return Group(*map(_table, status.get("models", [])))
+
+
+def _table(model: dict[str, Any]) -> RenderableType:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("replica", overflow="ellipsis", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -42,11 +46,11 @@ def render_status(status: dict[str, Any]) -> RenderableType:
     table.add_column("used", width=BAR_WIDTH)
     for name in ("cached", *COUNTS, "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    replicas = status.get("replicas", [])
+    replicas = model.get("replicas", [])
     for replica in replicas:
         table.add_row(*_row(replica))
     count = "1 replica" if len(replicas) == 1 else f"{len(replicas)} replicas"
-    title = Text.assemble((str(status.get("model", "?")), "bold"), f": {count}")
+    title = Text.assemble((str(model.get("model", "?")), "bold"), f": {count}")
     return Group(title, table) if replicas else title
 
 

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from cluster.token_source import TokenSource
-from deployments.metrics import HttpMetrics, RequestTimer
+from deployments.metrics import ModelMetrics, RequestTimer
 from engine.detokenizer import Detokenizer
 from engine.errors import DeadlinePassed, PageRayError, ReplicaLost
 from engine.output import DEADLINE_PASSED, FinishReason, TokenLogprob, TokenOutput
@@ -114,7 +114,7 @@ class Completion:
         source: TokenSource,
         tokenizer: Tokenizer,
         requests: Sequence[GenerateRequest],
-        metrics: HttpMetrics,
+        metrics: ModelMetrics,
         arrived_s: float,
     ) -> None:
         self._source = source

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -10,7 +10,6 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cluster.token_source import TokenSource
 from deployments.api_keys import tenant_of
 from deployments.completion import Completion, Piece
 from deployments.dialect import Ask, Dialect
@@ -19,9 +18,9 @@ from deployments.http_errors import JSON, error_body, internal_error
 from deployments.http_settings import HttpSettings
 from deployments.json_body import read_json_object
 from deployments.metrics import HttpMetrics
+from deployments.served_model import ServedModel, ServedModels
 from deployments.sse import EventSender, encode_event
 from engine.errors import PageRayError, ReplicaLost
-from engine.tokenizer import Tokenizer
 
 logger = logging.getLogger("ray.serve")
 
@@ -36,15 +35,13 @@ class CompletionEndpoint:
 
     def __init__(
         self,
-        dialect: Dialect,
-        source: TokenSource,
-        tokenizer: Tokenizer,
+        dialect: Callable[[ServedModel, HttpSettings], Dialect],
+        models: ServedModels,
         settings: HttpSettings,
         metrics: HttpMetrics,
     ) -> None:
-        self._dialect = dialect
-        self._source = source
-        self._tokenizer = tokenizer
+        self._models = models
+        self._dialects = {model.name: dialect(model, settings) for model in models}
         self._settings = settings
         self._metrics = metrics
 
@@ -56,12 +53,12 @@ class CompletionEndpoint:
         sender = EventSender(send)
 
         async def serve() -> None:
-            ask = await self._dialect.read(values, tenant_of(scope))
+            model = self._models.choose(scope, values)
+            ask = await self._dialects[model.name].read(values, tenant_of(scope))
             session_id = _session_id(scope)
             requests = [replace(request, session_id=session_id) for request in ask.requests]
-            completion = Completion(
-                self._source, self._tokenizer, requests, self._metrics, arrived_s
-            )
+            metrics = self._metrics.of(model.name)
+            completion = Completion(model.source, model.tokenizer, requests, metrics, arrived_s)
             if ask.stream:
                 await _stream(ask, completion, sender)
             else:

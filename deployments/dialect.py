@@ -8,7 +8,7 @@ from deployments.http_settings import HttpSettings
 from deployments.openai_schema import GenerationFields
 from deployments.tenant import Tenant
 from deployments.writer import CompletionWriter
-from engine.errors import InvalidRequest, ModelNotFound
+from engine.errors import InvalidRequest
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 
@@ -23,22 +23,13 @@ class Ask:
 
 
 class Dialect(Protocol):
-    """One API."""
+    """One API of one model."""
 
     async def read(self, fields: dict[str, Any], tenant: Tenant) -> Ask:
-        """Check a JSON object and tokenize its prompts. Raises InvalidRequest, ModelNotFound.
+        """Check a JSON object and tokenize its prompts. Raises InvalidRequest.
 
         Requests of different tenants never share cached prefixes.
         """
-
-
-def check_model(name: str | None, settings: HttpSettings) -> None:
-    """Refuse models that are not served here; no name at all stands for the one that is."""
-    if name is not None and name not in settings.model_names:
-        raise ModelNotFound(
-            f"The model {name[:128]!r} does not exist here.",
-            f"Use {settings.model_name!r}; GET /v1/models lists what is served.",
-        )
 
 
 def check_num_choices(num_prompts: int, n: int, settings: HttpSettings) -> None:

@@ -12,6 +12,7 @@ from cluster.boards import find_board
 from deployments.args import AppArgs
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
+from deployments.served_model import ServedModel
 from deployments.token_source import ServeTokenSource
 from engine.model_store import resolve_model
 from engine.tokenizer import Tokenizer
@@ -43,8 +44,13 @@ class Frontend:
         source = ServeTokenSource(replicas, board, admission, frontend_id)
         source.start()
         description = await replicas.describe.remote()
-        settings = HttpSettings.from_args(args, max_model_len=description["max_model_len"])
-        self._http_app: Starlette = build_http_app(source, tokenizer, settings)
+        model = ServedModel(
+            args.model_name,
+            max_model_len=description["max_model_len"],
+            tokenizer=tokenizer,
+            source=source,
+        )
+        self._http_app: Starlette = build_http_app([model], HttpSettings.from_args(args))
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """The application, built late because it needs the replicas (Serve hook)."""

@@ -3,12 +3,14 @@
 Knows no Ray: tokens come from a TokenSource, whatever is behind it.
 """
 
+from collections.abc import Callable, Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import Scope
 
-from cluster.token_source import TokenSource
 from deployments.admission_metrics import AdmissionCollector
 from deployments.api_keys import ApiKeyMiddleware
 from deployments.chat import ChatDialect
@@ -18,34 +20,34 @@ from deployments.http_errors import ErrorMiddleware, routing_error_response
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.models import ModelRoutes
-from deployments.prompt_encoder import PromptEncoder
 from deployments.request_id import RequestIdMiddleware
+from deployments.served_model import ServedModel, ServedModels, model_name_of
 from deployments.status import StatusRoutes
 from deployments.text_completion import TextCompletionDialect
-from deployments.token_names import TokenNames
 from deployments.tokenize import TokenizeRoutes
-from engine.tokenizer import Tokenizer
 
 
-def build_http_app(source: TokenSource, tokenizer: Tokenizer, settings: HttpSettings) -> Starlette:
+def build_http_app(served: Sequence[ServedModel], settings: HttpSettings) -> Starlette:
     """The ASGI application. Every response has a status and a body that its client can read."""
-    metrics = HttpMetrics(settings.model_name, source.snapshots)
-    metrics.show(AdmissionCollector(settings.model_name, source.admission))
-    encoder = PromptEncoder(tokenizer, settings)
-    texts = TokenNames(tokenizer)
+    models = ServedModels(served)
+    metrics = HttpMetrics({model.name: model.source.snapshots for model in models})
+    metrics.show(AdmissionCollector({model.name: model.source.admission for model in models}))
 
-    def generate(path: str, dialect: Dialect) -> Route:
-        endpoint = CompletionEndpoint(dialect, source, tokenizer, settings, metrics)
+    def generate(path: str, dialect: Callable[[ServedModel, HttpSettings], Dialect]) -> Route:
+        endpoint = CompletionEndpoint(dialect, models, settings, metrics)
         return Route(path, endpoint, methods=["POST"])
 
-    models = ModelRoutes(settings)
-    status = StatusRoutes(source, settings, metrics)
-    tokens = TokenizeRoutes(tokenizer, encoder, texts, settings)
+    def count_error(status_code: int, scope: Scope) -> None:
+        metrics.count_error(status_code, model_name_of(scope))
+
+    listing = ModelRoutes(models)
+    status = StatusRoutes(models, settings, metrics)
+    tokens = TokenizeRoutes(models, settings)
     routes = [
-        generate("/v1/chat/completions", ChatDialect(encoder, texts, settings)),
-        generate("/v1/completions", TextCompletionDialect(encoder, texts, settings)),
-        Route("/v1/models", models.list),
-        Route("/v1/models/{model:path}", models.get),
+        generate("/v1/chat/completions", ChatDialect),
+        generate("/v1/completions", TextCompletionDialect),
+        Route("/v1/models", listing.list),
+        Route("/v1/models/{model:path}", listing.get),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/health", status.health),
@@ -56,7 +58,7 @@ def build_http_app(source: TokenSource, tokenizer: Tokenizer, settings: HttpSett
         Route("/version", status.version),
     ]
     middleware = [
-        Middleware(ErrorMiddleware, on_error=metrics.count_error),
+        Middleware(ErrorMiddleware, on_error=count_error),
         Middleware(ApiKeyMiddleware, api_keys=settings.api_keys),
     ]
     if settings.echo_request_id:

@@ -141,7 +141,7 @@ async def routing_error_response(request: Request, error: Exception) -> Response
 class ErrorMiddleware:
     """Answers whatever is raised further in, as long as no response has begun."""
 
-    def __init__(self, app: ASGIApp, on_error: Callable[[int], None]) -> None:
+    def __init__(self, app: ASGIApp, on_error: Callable[[int, Scope], None]) -> None:
         self._app = app
         self._on_error = on_error
 
@@ -167,6 +167,6 @@ class ErrorMiddleware:
     async def _answer(
         self, error: PageRayError, started: bool, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self._on_error(status_of(error))
+        self._on_error(status_of(error), scope)
         if not started and scope["type"] == "http":
             await error_response(error)(scope, receive, send)

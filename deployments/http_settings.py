@@ -10,14 +10,8 @@ from deployments.tenant import ApiKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
-    """Names, limits and keys of one HTTP application."""
+    """Limits and keys of one HTTP application, whatever models it serves."""
 
-    model_name: str
-    """Name in responses and in the list of models."""
-    max_model_len: int
-    """Longest prompt plus output in tokens."""
-    model_aliases: tuple[str, ...] = ()
-    """Other names that requests may use for the model."""
     api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
     """Keys of which clients must send one; empty: anybody may ask."""
     max_body_bytes: int = 4 << 20
@@ -33,21 +27,14 @@ class HttpSettings:
     """Put x-request-id into responses; Ray Serve does it on its own."""
 
     @classmethod
-    def from_args(cls, args: AppArgs, *, max_model_len: int) -> Self:
+    def from_args(cls, args: AppArgs) -> Self:
         """Settings under Ray Serve."""
         return cls(
-            model_name=args.model_name,
-            max_model_len=max_model_len,
             api_keys=args.api_keys,
             max_body_bytes=args.max_body_bytes,
             version=_installed_version(),
             echo_request_id=False,
         )
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Every name that requests may use."""
-        return (self.model_name, *self.model_aliases)
 
 
 def _installed_version() -> str:

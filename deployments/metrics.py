@@ -5,7 +5,8 @@ its own requests, and all of them show the same engines.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -24,6 +25,7 @@ LATENCY_BUCKETS_S: Final = (
 _LABELS: Final = ("model_name",)
 
 Reading = Callable[[ReplicaSnapshot], float]
+SnapshotsByModel = Mapping[str, Callable[[], list[ReplicaSnapshot]]]
 
 _GAUGES: Final[tuple[tuple[str, str, Reading], ...]] = (
     ("requests_running", "Sequences that run", lambda r: r.engine.num_running),
@@ -74,8 +76,7 @@ def _usage(replica: ReplicaSnapshot) -> float:
 class SnapshotCollector(Collector):
     """Reads the newest snapshots whenever somebody scrapes."""
 
-    def __init__(self, model_name: str, snapshots: Callable[[], list[ReplicaSnapshot]]) -> None:
-        self._model_name = model_name
+    def __init__(self, snapshots: SnapshotsByModel) -> None:
         self._snapshots = snapshots
 
     def describe(self) -> list[Metric]:
@@ -84,78 +85,101 @@ class SnapshotCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One series for each replica."""
-        replicas = self._snapshots()
+        replicas = [
+            (model_name, replica)
+            for model_name, snapshots in self._snapshots.items()
+            for replica in snapshots()
+        ]
         labels = [*_LABELS, "replica"]
         for name, text, read in _GAUGES:
             gauge = GaugeMetricFamily(f"pageray_{name}", text, labels=labels)
-            for replica in replicas:
-                gauge.add_metric([self._model_name, replica.replica_id], read(replica))
+            for model_name, replica in replicas:
+                gauge.add_metric([model_name, replica.replica_id], read(replica))
             yield gauge
         for name, text, read in _COUNTERS:
             counter = CounterMetricFamily(f"pageray_{name}", text, labels=labels)
-            for replica in replicas:
-                counter.add_metric([self._model_name, replica.replica_id], read(replica))
+            for model_name, replica in replicas:
+                counter.add_metric([model_name, replica.replica_id], read(replica))
             yield counter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetrics:
+    """What is measured of the requests of one model."""
+
+    ttft: Histogram
+    inter_token: Histogram
+    e2e: Histogram
+    open_requests: Gauge
+    finished: Mapping[FinishReason, Counter]
 
 
 class HttpMetrics:
     """Everything that GET /metrics shows."""
 
-    def __init__(self, model_name: str, snapshots: Callable[[], list[ReplicaSnapshot]]) -> None:
+    def __init__(self, snapshots: SnapshotsByModel) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(SnapshotCollector(model_name, snapshots))
-        self.ttft = self._latency(
-            "pageray_time_to_first_token_seconds", "Request until first token", model_name
+        self._registry.register(SnapshotCollector(snapshots))
+        ttft = self._latency("pageray_time_to_first_token_seconds", "Request until first token")
+        inter_token = self._latency(
+            "pageray_inter_token_latency_seconds", "Gap between tokens of a choice"
         )
-        self.inter_token = self._latency(
-            "pageray_inter_token_latency_seconds", "Gap between tokens of a choice", model_name
-        )
-        self.e2e = self._latency(
-            "pageray_request_duration_seconds", "Request until last token", model_name
-        )
-        self.open_requests = Gauge(
+        e2e = self._latency("pageray_request_duration_seconds", "Request until last token")
+        open_requests = Gauge(
             "pageray_open_requests",
             "Generation requests that clients wait for",
             _LABELS,
             registry=self._registry,
-        ).labels(model_name)
+        )
         finished = Counter(
             "pageray_requests",
             "Choices that ended, by finish reason; abort: the client left",
             [*_LABELS, "finish_reason"],
             registry=self._registry,
         )
-        self.finished = {reason: finished.labels(model_name, reason) for reason in FinishReason}
         self._errors = Counter(
             "pageray_http_errors",
             "Error responses by HTTP status",
             [*_LABELS, "status"],
             registry=self._registry,
         )
-        self._model_name = model_name
+        self._of = {
+            name: ModelMetrics(
+                ttft=ttft.labels(name),
+                inter_token=inter_token.labels(name),
+                e2e=e2e.labels(name),
+                open_requests=open_requests.labels(name),
+                finished={reason: finished.labels(name, reason) for reason in FinishReason},
+            )
+            for name in snapshots
+        }
 
     def show(self, collector: Collector) -> None:
         """Show what somebody else collects as well."""
         self._registry.register(collector)
 
-    def count_error(self, status: int) -> None:
-        """Count an error response."""
-        self._errors.labels(self._model_name, str(status)).inc()
+    def of(self, model_name: str) -> ModelMetrics:
+        """What is measured of one model's requests."""
+        return self._of[model_name]
+
+    def count_error(self, status: int, model_name: str | None) -> None:
+        """Count an error response; without a name, of the only model there is."""
+        if model_name is None:
+            model_name = next(iter(self._of)) if len(self._of) == 1 else ""
+        self._errors.labels(model_name, str(status)).inc()
 
     def exposition(self) -> bytes:
         """All series in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def _latency(self, name: str, text: str, model_name: str) -> Histogram:
-        return Histogram(
-            name, text, _LABELS, buckets=LATENCY_BUCKETS_S, registry=self._registry
-        ).labels(model_name)
+    def _latency(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, _LABELS, buckets=LATENCY_BUCKETS_S, registry=self._registry)
 
 
 class RequestTimer:
     """Measures one HTTP request from its arrival, a reading of `time.perf_counter`."""
 
-    def __init__(self, metrics: HttpMetrics, arrived_s: float) -> None:
+    def __init__(self, metrics: ModelMetrics, arrived_s: float) -> None:
         self._metrics = metrics
         self._arrived_s = arrived_s
         self._last_s: dict[int, float] = {}

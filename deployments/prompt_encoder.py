@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from deployments.chat_messages import read_messages
 from deployments.chat_schema import ChatPromptFields
-from deployments.http_settings import HttpSettings
 from engine.errors import InvalidRequest, PromptTooLong
 from engine.tokenizer import Tokenizer
 
@@ -19,11 +18,11 @@ ResultT = TypeVar("ResultT")
 class PromptEncoder:
     """The tokenizer, with the bounds of the model around it."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: HttpSettings) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_model_len: int) -> None:
         self._tokenizer = tokenizer
-        self._max_model_len = settings.max_model_len
+        self._max_model_len = max_model_len
         longest = max(map(len, tokenizer.backend.get_vocab(with_added_tokens=True)), default=1)
-        self._max_chars = settings.max_model_len * longest
+        self._max_chars = max_model_len * longest
 
     async def encode_prompts(
         self, prompts: list[str | list[int]], *, add_special_tokens: bool

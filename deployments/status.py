@@ -1,57 +1,52 @@
 """What operators and probes ask: is it alive, is it ready, what do the replicas hold."""
 
 import dataclasses
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cluster.health import is_serving, problems
-from cluster.token_source import TokenSource
 from deployments.http_errors import JSON, UnknownRequest
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
+from deployments.served_model import ServedModel, ServedModels
 
 
 class StatusRoutes:
     """Answers from the newest snapshots; none of these waits for an engine."""
 
-    def __init__(self, source: TokenSource, settings: HttpSettings, metrics: HttpMetrics) -> None:
-        self._source = source
+    def __init__(self, models: ServedModels, settings: HttpSettings, metrics: HttpMetrics) -> None:
+        self._models = models
         self._settings = settings
         self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
         """200 when every replica makes progress; 503 with what is wrong otherwise."""
-        found = problems(self._source.snapshots())
+        found = [
+            f"{model.name}: {problem}" if len(self._models) > 1 else problem
+            for model in self._models
+            for problem in problems(model.source.snapshots())
+        ]
         status = "unhealthy" if found else "healthy"
         return _json({"status": status, "problems": found}, 503 if found else 200)
 
     async def ready(self, request: Request) -> Response:
-        """200 when at least one replica takes requests."""
-        ready = any(is_serving(snapshot) for snapshot in self._source.snapshots())
+        """200 when at least one replica of every model takes requests."""
+        ready = all(any(map(is_serving, model.source.snapshots())) for model in self._models)
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def status(self, request: Request) -> Response:
-        """Every field of every snapshot."""
-        replicas = [
-            {
-                "replica_id": snapshot.replica_id,
-                "age_s": snapshot.age_s,
-                "connected": snapshot.connected,
-                **dataclasses.asdict(snapshot.engine),
-            }
-            for snapshot in self._source.snapshots()
-        ]
-        admission = dataclasses.asdict(self._source.admission())
-        return _json(
-            {"model": self._settings.model_name, "replicas": replicas, "admission": admission}
-        )
+        """Every field of every snapshot, by model."""
+        return _json({"models": [_describe(model) for model in self._models]})
 
     async def why(self, request: Request) -> Response:
         """Why a request went to its replica. Raises UnknownRequest."""
         request_id = request.path_params["request_id"]
-        decisions = self._source.decisions(request_id)
+        decisions = [
+            decision for model in self._models for decision in model.source.decisions(request_id)
+        ]
         if not decisions:
             raise UnknownRequest(
                 f"No request {request_id[:128]!r} was placed from here of late.",
@@ -73,6 +68,20 @@ class StatusRoutes:
         return Response(
             self._metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+
+def _describe(model: ServedModel) -> dict[str, Any]:
+    replicas = [
+        {
+            "replica_id": snapshot.replica_id,
+            "age_s": snapshot.age_s,
+            "connected": snapshot.connected,
+            **dataclasses.asdict(snapshot.engine),
+        }
+        for snapshot in model.source.snapshots()
+    ]
+    admission = dataclasses.asdict(model.source.admission())
+    return {"model": model.name, "replicas": replicas, "admission": admission}
 
 
 def _json(value: object, status_code: int = 200) -> Response:

@@ -5,11 +5,11 @@ from typing import Any, Final
 import msgspec
 
 from deployments.completion_schema import CompletionFields, read_prompts
-from deployments.dialect import Ask, check_model, check_num_choices, generate_requests, new_id
+from deployments.dialect import Ask, check_num_choices, generate_requests, new_id
 from deployments.http_settings import HttpSettings
 from deployments.neutral_fields import COMPLETION_NEUTRAL_FIELDS
 from deployments.openai_schema import parse_fields
-from deployments.prompt_encoder import PromptEncoder
+from deployments.served_model import ServedModel
 from deployments.tenant import Tenant
 from deployments.token_names import TokenNames, finite_logprob
 from deployments.writer import CompletionWriter
@@ -22,9 +22,8 @@ _CHECKED_ELSEWHERE: Final = frozenset({"prompt"})
 class TextCompletionDialect:
     """Reads text completion requests."""
 
-    def __init__(self, encoder: PromptEncoder, texts: TokenNames, settings: HttpSettings) -> None:
-        self._encoder = encoder
-        self._texts = texts
+    def __init__(self, model: ServedModel, settings: HttpSettings) -> None:
+        self._model = model
         self._settings = settings
 
     async def read(self, values: dict[str, Any], tenant: Tenant) -> Ask:
@@ -32,15 +31,14 @@ class TextCompletionDialect:
         fields = parse_fields(
             CompletionFields, values, COMPLETION_NEUTRAL_FIELDS, _CHECKED_ELSEWHERE
         )
-        check_model(fields.model, self._settings)
         params = fields.to_sampling_params()
         given = read_prompts(fields.prompt, self._settings.max_prompts_per_request)
         check_num_choices(len(given), params.n, self._settings)
-        prompts = await self._encoder.encode_prompts(
+        prompts = await self._model.encoder.encode_prompts(
             given, add_special_tokens=fields.add_special_tokens
         )
         for token_ids in prompts:
-            self._encoder.check_fits(token_ids, params.max_tokens, "prompt")
+            self._model.encoder.check_fits(token_ids, params.max_tokens, "prompt")
         completion_id = new_id("cmpl-")
         num_choices = len(prompts) * params.n
         return Ask(
@@ -48,8 +46,8 @@ class TextCompletionDialect:
             stream=fields.stream,
             writer=CompletionWriter(
                 completion_id,
-                self._settings.model_name,
-                TextForm(self._texts, num_choices, has_logprobs=fields.logprobs is not None),
+                self._model.name,
+                TextForm(self._model.texts, num_choices, has_logprobs=fields.logprobs is not None),
                 num_choices=num_choices,
                 include_usage=fields.include_usage,
             ),

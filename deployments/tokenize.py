@@ -8,15 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.chat_schema import ChatPromptFields
-from deployments.dialect import check_model
 from deployments.http_errors import JSON
 from deployments.http_settings import HttpSettings
 from deployments.json_body import read_json_object
 from deployments.openai_schema import Fields, parse_fields
-from deployments.prompt_encoder import PromptEncoder
-from deployments.token_names import TokenNames
+from deployments.served_model import ServedModel, ServedModels
 from engine.errors import InvalidRequest
-from engine.tokenizer import Tokenizer
 
 LONG_LIST_TOKENS = 5_000
 """Longer ones are decoded in a thread."""
@@ -46,74 +43,66 @@ class DetokenizeFields(Fields):
 
 
 class TokenizeRoutes:
-    """The tokenizer over HTTP."""
+    """The tokenizers over HTTP."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        encoder: PromptEncoder,
-        texts: TokenNames,
-        settings: HttpSettings,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._encoder = encoder
-        self._texts = texts
+    def __init__(self, models: ServedModels, settings: HttpSettings) -> None:
+        self._models = models
         self._settings = settings
 
     async def tokenize(self, request: Request) -> Response:
         """Text or chat to token ids."""
         values = await read_json_object(request.scope, request.receive, self._settings)
+        model = self._models.choose(request.scope, values)
         if "messages" in values:
             chat = parse_fields(TokenizeChatFields, values, unbounded=frozenset({"messages"}))
-            check_model(chat.model, self._settings)
-            token_ids = await self._encoder.encode_chat(chat)
+            token_ids = await model.encoder.encode_chat(chat)
             with_texts = chat.return_token_strs
         else:
             text = parse_fields(TokenizeTextFields, values)
-            check_model(text.model, self._settings)
-            [token_ids] = await self._encoder.encode_prompts(
+            [token_ids] = await model.encoder.encode_prompts(
                 [text.prompt], add_special_tokens=text.add_special_tokens
             )
             with_texts = text.return_token_strs
         result: dict[str, Any] = {
             "count": len(token_ids),
-            "max_model_len": self._settings.max_model_len,
+            "max_model_len": model.max_model_len,
             "tokens": token_ids,
         }
         if with_texts:
-            result["token_strs"] = [self._texts.text(token_id) for token_id in token_ids]
+            result["token_strs"] = [model.texts.text(token_id) for token_id in token_ids]
         return Response(msgspec.json.encode(result), media_type=JSON)
 
     async def detokenize(self, request: Request) -> Response:
         """Token ids to text."""
         values = await read_json_object(request.scope, request.receive, self._settings)
+        model = self._models.choose(request.scope, values)
         fields = parse_fields(DetokenizeFields, values, unbounded=frozenset({"tokens"}))
-        check_model(fields.model, self._settings)
-        token_ids = self._read_token_ids(fields.tokens)
+        token_ids = _read_token_ids(fields.tokens, model)
         if len(token_ids) > LONG_LIST_TOKENS:
             # `decode` would hold the interpreter lock throughout, and a thread would not help.
-            decode = self._tokenizer.backend.decode_batch
+            decode = model.tokenizer.backend.decode_batch
             [text] = await asyncio.to_thread(decode, [token_ids], skip_special_tokens=False)
         else:
-            text = self._tokenizer.decode(token_ids, skip_special_tokens=False)
+            text = model.tokenizer.decode(token_ids, skip_special_tokens=False)
         return Response(msgspec.json.encode({"prompt": text}), media_type=JSON)
 
-    def _read_token_ids(self, tokens: Any) -> list[int]:
-        if not isinstance(tokens, list) or not all(type(item) is int for item in tokens):
-            raise InvalidRequest(
-                "'tokens' is not a list of token ids.", "Send integers.", param="tokens"
-            )
-        if len(tokens) > self._settings.max_model_len:
-            raise InvalidRequest(
-                f"'tokens' has {len(tokens)} token ids.",
-                f"Send at most {self._settings.max_model_len}.",
-                param="tokens",
-            )
-        size = self._tokenizer.vocab_size
-        if tokens and (min(tokens) < 0 or max(tokens) >= size):
-            raise InvalidRequest(
-                "'tokens' has a token id that the tokenizer does not know.",
-                f"Send token ids from 0 to {size - 1}.",
-                param="tokens",
-            )
-        return tokens
+
+def _read_token_ids(tokens: Any, model: ServedModel) -> list[int]:
+    if not isinstance(tokens, list) or not all(type(item) is int for item in tokens):
+        raise InvalidRequest(
+            "'tokens' is not a list of token ids.", "Send integers.", param="tokens"
+        )
+    if len(tokens) > model.max_model_len:
+        raise InvalidRequest(
+            f"'tokens' has {len(tokens)} token ids.",
+            f"Send at most {model.max_model_len}.",
+            param="tokens",
+        )
+    size = model.tokenizer.vocab_size
+    if tokens and (min(tokens) < 0 or max(tokens) >= size):
+        raise InvalidRequest(
+            "'tokens' has a token id that the tokenizer does not know.",
+            f"Send token ids from 0 to {size - 1}.",
+            param="tokens",
+        )
+    return tokens

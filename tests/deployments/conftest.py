@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from deployments import cli
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
+from deployments.served_model import ServedModel
 from engine.tokenizer import Tokenizer
 from tests.deployments.command_line import Launches, Run
 from tests.deployments.fake_token_source import FakeTokenSource
@@ -35,11 +36,20 @@ BuildApp = Callable[..., Starlette]
 
 @pytest.fixture
 def build_app(source: FakeTokenSource, tokenizer: Tokenizer) -> BuildApp:
-    """Build an application on `source`; keywords are fields of HttpSettings."""
+    """Build an application on `source`; keywords are fields of HttpSettings and of the model."""
 
-    def build(**fields: object) -> Starlette:
-        values = {"model_name": "tiny", "max_model_len": 512, "version": "1.2.3", **fields}
-        return build_http_app(source, tokenizer, HttpSettings(**values))  # type: ignore[arg-type]
+    def build(
+        *, max_model_len: int = 512, aliases: Sequence[str] = (), **fields: object
+    ) -> Starlette:
+        model = ServedModel(
+            "tiny",
+            max_model_len=max_model_len,
+            tokenizer=tokenizer,
+            source=source,
+            aliases=aliases,
+        )
+        values = {"version": "1.2.3", **fields}
+        return build_http_app([model], HttpSettings(**values))  # type: ignore[arg-type]
 
     return build
 

@@ -199,7 +199,7 @@ def test_fields_that_ask_for_nothing_are_taken(app: Starlette, field: dict[str, 
 def test_model_aliases_and_no_model_are_served_under_the_models_own_name(
     build_app: BuildApp,
 ) -> None:
-    app = build_app(model_aliases=("gpt-4o",))
+    app = build_app(aliases=("gpt-4o",))
     for model in ("tiny", "gpt-4o", None):
         assert chat(app, model=model).json()["model"] == "tiny"
 

@@ -205,21 +205,26 @@ def test_version(run: Run) -> None:
 
 
 STATUS = {
-    "model": "smollm2",
-    "replicas": [
+    "models": [
         {
-            "replica_id": "x7k2mq9a",
-            "state": "serving",
-            "connected": True,
-            "age_s": 0.25,
-            "num_blocks": 100,
-            "num_free_blocks": 60,
-            "num_evictable_blocks": 10,
-            "num_running": 3,
-            "num_waiting": 2,
-            "num_steps": 4711,
+            "model": "smollm2",
+            "replicas": [
+                {
+                    "replica_id": "x7k2mq9a",
+                    "state": "serving",
+                    "connected": True,
+                    "age_s": 0.25,
+                    "num_blocks": 100,
+                    "num_free_blocks": 60,
+                    "num_evictable_blocks": 10,
+                    "num_running": 3,
+                    "num_waiting": 2,
+                    "num_steps": 4711,
+                },
+                {"replica_id": "b3n8v0zt", "state": "serving", "connected": False},
+            ],
         },
-        {"replica_id": "b3n8v0zt", "state": "serving", "connected": False},
+        {"model": "org/other", "replicas": []},
     ],
 }
 
@@ -252,6 +257,8 @@ def test_status_shows_each_replica_and_its_blocks(
     assert first[:3] == ["x7k2mq9a", "serving", "30/100"]
     assert first[-5:] == ["10", "3", "2", "0.2", "s"]
     assert second[:2] == ["b3n8v0zt", "unreachable"]
+    titles = [line for line in output.splitlines() if ": " in line]
+    assert titles == ["smollm2: 2 replicas", "org/other: 0 replicas"]
 
 
 def test_status_json_is_what_the_service_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def completion(
 ) -> Completion:
     params = SamplingParams(n=n, stop=(stop,) if stop else ())
     request = GenerateRequest(request_id="r", prompt_token_ids=[5], params=params)
-    return Completion(source, tokenizer, [request], HttpMetrics("tiny", list), 0.0)
+    return Completion(source, tokenizer, [request], HttpMetrics({"tiny": list}).of("tiny"), 0.0)
 
 
 def run(run_completion: Completion) -> list[Piece]:
@@ -107,7 +107,7 @@ def test_restart_does_not_give_the_deadline_anew(tokenizer: Tokenizer) -> None:
     )
     arrived_s = time.perf_counter() - 50
     first = Completion(
-        ScriptedSource([]), tokenizer, [request], HttpMetrics("tiny", list), arrived_s
+        ScriptedSource([]), tokenizer, [request], HttpMetrics({"tiny": list}).of("tiny"), arrived_s
     )
     (again,) = first.restarted()._requests
     assert again.deadline_s is not None

@@ -49,7 +49,7 @@ def test_health_is_progress_and_ready_is_one_serving_replica(
 
 def test_status_shows_every_field_of_every_replica(app: Starlette, source: FakeTokenSource) -> None:
     source.replicas = [replica("r1"), replica("r2", num_running=3, connected=False)]
-    body = call(app, "/status").json()
+    [body] = call(app, "/status").json()["models"]
     assert body["model"] == "tiny"
     first, second = body["replicas"]
     assert first["replica_id"] == "r1"
@@ -63,7 +63,7 @@ def test_version(app: Starlette) -> None:
 
 
 def test_models_lists_the_model_and_its_aliases(build_app: BuildApp) -> None:
-    app = build_app(model_aliases=("org/other",))
+    app = build_app(aliases=("org/other",))
     data = call(app, "/v1/models").json()["data"]
     assert [model["id"] for model in data] == ["tiny", "org/other"]
     assert {model["root"] for model in data} == {"tiny"}
@@ -173,8 +173,7 @@ def test_request_id_is_echoed_when_valid_and_made_otherwise(
 
 
 def test_under_ray_serve_the_request_id_is_left_to_it(build_app: BuildApp) -> None:
-    settings = HttpSettings.from_args(AppArgs(api_keys=(ApiKey.of("sk-1"),)), max_model_len=77)
-    assert settings.max_model_len == 77
+    settings = HttpSettings.from_args(AppArgs(api_keys=(ApiKey.of("sk-1"),)))
     assert settings.api_keys == (ApiKey.of("sk-1"),)
     app = build_app(echo_request_id=settings.echo_request_id)
     assert "x-request-id" not in call(app, "/health").headers

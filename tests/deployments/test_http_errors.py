@@ -8,7 +8,6 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.tenant import ApiKey
 from engine.errors import (
@@ -20,7 +19,6 @@ from engine.errors import (
     ReplicaLost,
 )
 from engine.output import FinishReason
-from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import AsgiCall, call
 from tests.deployments.conftest import BuildApp
 from tests.deployments.fake_token_source import FakeTokenSource
@@ -318,14 +316,13 @@ def test_unforeseen_fault_tells_the_log_and_not_the_client(
 
 def test_settings_never_show_keys() -> None:
     keys = (ApiKey.of("sk-secret"),)
-    settings = HttpSettings(model_name="tiny", max_model_len=8, api_keys=keys)
+    settings = HttpSettings(api_keys=keys)
     assert "secret" not in repr(settings)
     assert keys[0].key_sha256 not in repr(settings)
 
 
-def test_deeply_nested_template_arguments_are_refused(tokenizer: Tokenizer) -> None:
-    source = FakeTokenSource(tokenizer)
-    app = build_http_app(source, tokenizer, HttpSettings(model_name="tiny", max_model_len=99))
+def test_deeply_nested_template_arguments_are_refused(build_app: BuildApp) -> None:
+    app = build_app(max_model_len=99)
     nested: Any = []
     for _ in range(500):
         nested = [nested]

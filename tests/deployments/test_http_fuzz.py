@@ -15,6 +15,7 @@ from deployments.completion_schema import CompletionFields
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.neutral_fields import CHAT_NEUTRAL_FIELDS, COMPLETION_NEUTRAL_FIELDS
+from deployments.served_model import ServedModel
 from tests.deployments.asgi_client import AsgiCall, call
 from tests.deployments.fake_token_source import FakeTokenSource
 from tests.deployments.tiny_tokenizer import make_tokenizer
@@ -111,8 +112,9 @@ def bodies(draw: st.DrawFn, path: str) -> dict[str, Any]:
 def fuzzed_app(tmp_path_factory: pytest.TempPathFactory) -> Starlette:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
     tokenizer = make_tokenizer(folder)
-    http_settings = HttpSettings(model_name="tiny", max_model_len=512, max_body_bytes=1 << 16)
-    return build_http_app(FakeTokenSource(tokenizer), tokenizer, http_settings)
+    source = FakeTokenSource(tokenizer)
+    model = ServedModel("tiny", max_model_len=512, tokenizer=tokenizer, source=source)
+    return build_http_app([model], HttpSettings(max_body_bytes=1 << 16))
 
 
 fuzz = settings(

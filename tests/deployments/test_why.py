@@ -101,7 +101,8 @@ def test_placements_and_what_is_held_back_are_metrics(
     assert values["pageray_held_requests", None] == 3
     assert values["pageray_held_tokens", None] == 400
     assert values["pageray_refused_total", None] == 2
-    assert call(app, "/status").json()["admission"]["num_held_requests"] == 3
+    [model] = call(app, "/status").json()["models"]
+    assert model["admission"]["num_held_requests"] == 3
 
 
 def test_the_session_goes_along_with_the_request(app: Starlette, source: FakeTokenSource) -> None:

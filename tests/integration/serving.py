@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
@@ -88,10 +89,14 @@ class Serving:
         """The processes that run a model."""
         return self.titled("ray::Worker")
 
-    def replicas(self) -> list[dict[str, object]]:
-        """What /status says of each replica."""
-        found: list[dict[str, object]] = self.client.get("/status").json()["replicas"]
+    def models(self) -> list[dict[str, Any]]:
+        """What /status says of each model."""
+        found: list[dict[str, Any]] = self.client.get("/status").json()["models"]
         return found
+
+    def replicas(self) -> list[dict[str, object]]:
+        """What it says of each replica."""
+        return [replica for model in self.models() for replica in model["replicas"]]
 
     def wait_replicas(self, count: int) -> None:
         """Wait until so many replicas are there."""

@@ -50,7 +50,8 @@ def ask(serving: Serving, number: int) -> dict[str, Any]:
 
 def admission(serving: Serving) -> dict[str, Any]:
     """What the frontend holds back and has placed."""
-    found: dict[str, Any] = serving.client.get("/status").json()["admission"]
+    [model] = serving.models()
+    found: dict[str, Any] = model["admission"]
     return found
 
 
