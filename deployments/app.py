@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve import Application
 
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.frontend import FrontendDeployment
 from deployments.replica import ReplicaDeployment
 
@@ -16,32 +16,7 @@ NO_LIMIT = 1_000_000
 
 
 def build(args: AppArgs) -> Application:
-    """Frontends in front of replicas, each replica one tensor-parallel group."""
-    # Settled here once: a replica that starts later may see another cluster.
-    args = args.model_copy(update={"device": args.device_kind()})
-    rank = {"CPU": 1.0, "GPU": 1.0} if args.device == "cuda" else {"CPU": 1.0}
-    scales = args.replicas_min < args.replicas_max
-    replicas = ReplicaDeployment.options(
-        ray_actor_options={"num_cpus": SUPERVISOR_CPUS},
-        placement_group_bundles=[{"CPU": SUPERVISOR_CPUS}] + [rank] * args.tensor_parallel_size,
-        placement_group_strategy="PACK",
-        max_ongoing_requests=NO_LIMIT,
-        health_check_period_s=1,
-        health_check_timeout_s=5,
-        graceful_shutdown_timeout_s=args.drain_timeout_s,
-        graceful_shutdown_wait_loop_s=0.2,
-        request_router_config={
-            "request_router_class": "deployments.request_router:KVBlockRouter",
-            "request_router_kwargs": {
-                "model_name": args.model_name,
-                "block_size": args.block_size,
-                "policy": args.router_policy,
-            },
-            "max_backoff_s": 0.05,
-        },
-        num_replicas=None if scales else args.replicas_min,
-        autoscaling_config=_autoscaling(args) if scales else None,
-    ).bind(args)
+    """Frontends in front of the replicas of every model."""
     return FrontendDeployment.options(
         ray_actor_options={"num_cpus": FRONTEND_CPUS},
         num_replicas=args.num_frontends,
@@ -49,10 +24,44 @@ def build(args: AppArgs) -> Application:
         health_check_period_s=1,
         graceful_shutdown_timeout_s=args.drain_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(args, replicas)
+    ).bind(args, {model.model_name: _replicas(model, args) for model in args.models})
 
 
-def _autoscaling(args: AppArgs) -> dict[str, Any]:
+def _replicas(args: ModelArgs, app: AppArgs) -> Application:
+    """Replicas of one model, each one tensor-parallel group."""
+    # Settled here once: a replica that starts later may see another cluster.
+    args = args.model_copy(update={"device": args.device_kind()})
+    rank = {"CPU": 1.0, "GPU": 1.0} if args.device == "cuda" else {"CPU": 1.0}
+    # One for all bundles: the supervisor stays beside its ranks.
+    labels = args.accelerator_labels
+    selector: Any = {"placement_group_bundle_label_selector": [labels]} if labels else {}
+    scales = args.replicas_min < args.replicas_max
+    return ReplicaDeployment.options(
+        name=args.deployment_name,
+        ray_actor_options={"num_cpus": SUPERVISOR_CPUS},
+        placement_group_bundles=[{"CPU": SUPERVISOR_CPUS}] + [rank] * args.tensor_parallel_size,
+        placement_group_strategy="PACK",
+        **selector,
+        max_ongoing_requests=NO_LIMIT,
+        health_check_period_s=1,
+        health_check_timeout_s=5,
+        graceful_shutdown_timeout_s=app.drain_timeout_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        request_router_config={
+            "request_router_class": "deployments.request_router:KVBlockRouter",
+            "request_router_kwargs": {
+                "model_name": args.model_name,
+                "block_size": args.block_size,
+                "policy": app.router_policy,
+            },
+            "max_backoff_s": 0.05,
+        },
+        num_replicas=None if scales else args.replicas_min,
+        autoscaling_config=_autoscaling(args) if scales else None,
+    ).bind(args, app.cache_dir)
+
+
+def _autoscaling(args: ModelArgs) -> dict[str, Any]:
     return {
         "min_replicas": args.replicas_min,
         "max_replicas": args.replicas_max,
@@ -67,5 +76,7 @@ def _autoscaling(args: AppArgs) -> dict[str, Any]:
 
 def num_cpus_needed(args: AppArgs) -> int:
     """CPU tokens that the application takes of Ray when every replica is up."""
-    ranks = args.replicas_max * (args.tensor_parallel_size + SUPERVISOR_CPUS)
+    ranks = sum(
+        model.replicas_max * (model.tensor_parallel_size + SUPERVISOR_CPUS) for model in args.models
+    )
     return math.ceil(ranks + args.num_frontends * FRONTEND_CPUS)

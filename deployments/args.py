@@ -4,8 +4,9 @@ One validated model for the command line, for `serve run` and for Serve config f
 host and no port: those belong to the cluster (see `deployments.launch_options`).
 """
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -19,9 +20,14 @@ DEFAULT_CACHE_DIR = Path("~/.cache/pageray")
 DEFAULT_BATCHED_TOKENS = {"cpu": 512, "cuda": 2048}
 MOST_BATCHED_TOKENS = 2048
 
+# As Ray has them, which would only say so when the application is built.
+_NAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+_LABEL = re.compile(rf"(?:{_NAME}/)?{_NAME}")
+_LABEL_VALUE = re.compile(rf"!?(?:{_NAME}|in\({_NAME}(?:, ?{_NAME})*\))")
 
-class AppArgs(BaseModel):
-    """Arguments of `deployments.app:build`. Unknown names are refused."""
+
+class ModelArgs(BaseModel):
+    """One model: what it is, how its engines run it and on how many replicas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -29,8 +35,6 @@ class AppArgs(BaseModel):
     """Local folder, GGUF file, hub id, or the embedded default."""
     served_model_name: str | None = None
     """Name that requests use; None: taken from `model`."""
-    cache_dir: Path = DEFAULT_CACHE_DIR
-    """Where every node keeps the models it fetched."""
     load_format: Literal["auto", "dummy"] = "auto"
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -56,10 +60,6 @@ class AppArgs(BaseModel):
 
     replicas_min: int = Field(default=1, ge=1)
     replicas_max: int = Field(default=1, ge=1)
-    num_frontends: int = Field(default=1, ge=1)
-    """HTTP processes in front of the replicas."""
-    router_policy: str = DEFAULT_POLICY
-    """How requests are placed on replicas, see cluster/policies.py."""
     max_held_requests: int = Field(default=4096, ge=1)
     """Requests that each frontend lets wait for a replica with room."""
     max_held_tokens: int = Field(default=1 << 24, ge=1)
@@ -68,27 +68,9 @@ class AppArgs(BaseModel):
     """Longest time that a request may wait."""
     ttft_objective_s: float = Field(default=5.0, gt=0)
     """A first token within so long is in time, for the autoscaler."""
-    drain_timeout_s: float = Field(default=60.0, gt=0)
-    """Longest time that running requests get when the service stops."""
-
-    api_keys: tuple[ApiKey, ...] = Field(default=(), repr=False)
-    """Keys of which clients must send one; empty: anybody may ask. A text is a key by itself."""
-    max_body_bytes: int = Field(default=4 << 20, ge=1)
-    """Largest HTTP request body."""
-
-    @field_validator("cache_dir")
-    @classmethod
-    def _expand_home(cls, cache_dir: Path) -> Path:
-        return cache_dir.expanduser()
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _read_keys(cls, api_keys: object) -> tuple[ApiKey, ...]:
-        if not isinstance(api_keys, list | tuple):
-            raise InvalidConfig("api_keys is no list.", "Give a list, of one key too.")
-        keys = tuple(_read_key(key, f"api_keys[{i}]") for i, key in enumerate(api_keys))
-        check_distinct((f"api_keys[{i}]", key) for i, key in enumerate(keys))
-        return keys
+    accelerator_labels: dict[str, str] = {}
+    """Labels of the nodes that its replicas may run on, each with a value or one of Ray's label
+    selectors: `h100`, `!h100`, `in(h100, h200)`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -97,11 +79,15 @@ class AppArgs(BaseModel):
                 f"replicas_max is {self.replicas_max}, below replicas_min {self.replicas_min}.",
                 "Give the smaller number first: --replicas MIN:MAX.",
             )
-        if self.router_policy not in tuple(PolicyName):
-            raise InvalidConfig(
-                f"There is no router policy '{self.router_policy}'.",
-                f"Use one of {', '.join(PolicyName)}.",
-            )
+        for label, value in self.accelerator_labels.items():
+            if not (_LABEL.fullmatch(label) and _LABEL_VALUE.fullmatch(value)):
+                raise InvalidConfig(
+                    f"'{label}: {value}' selects no node by its labels.",
+                    "Give a label and a value, like `gpu: h100`, `gpu: '!h100'` or "
+                    "`gpu: in(h100, h200)`.",
+                )
+        if not self.model_name.strip():
+            raise InvalidConfig("The model has an empty name.", "Give a served model name.")
         self.engine_config(device="cpu")  # raises what the engine would refuse
         return self
 
@@ -114,6 +100,11 @@ class AppArgs(BaseModel):
         if path.suffix == ".gguf":
             return path.stem
         return path.name if path.is_absolute() else self.model
+
+    @property
+    def deployment_name(self) -> str:
+        """Name of the Serve deployment of its replicas."""
+        return "Replica-" + re.sub(r"[^\w.-]", "-", self.model_name, flags=re.ASCII)
 
     @property
     def needs_weights(self) -> bool:
@@ -166,6 +157,76 @@ class AppArgs(BaseModel):
             tensor_parallel_size=self.tensor_parallel_size,
             num_threads=self.num_threads,
         )
+
+
+class AppArgs(BaseModel):
+    """Arguments of `deployments.app:build`: the endpoint and its models.
+
+    Unknown names are refused. The fields of a single model may stand beside those of the endpoint
+    in place of `models`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    models: tuple[ModelArgs, ...] = Field(default=(ModelArgs(),), min_length=1)
+    cache_dir: Path = DEFAULT_CACHE_DIR
+    """Where every node keeps the models it fetched."""
+    num_frontends: int = Field(default=1, ge=1)
+    """HTTP processes in front of the replicas."""
+    router_policy: str = DEFAULT_POLICY
+    """How requests are placed on replicas, see cluster/policies.py."""
+    drain_timeout_s: float = Field(default=60.0, gt=0)
+    """Longest time that running requests get when the service stops."""
+
+    api_keys: tuple[ApiKey, ...] = Field(default=(), repr=False)
+    """Keys of which clients must send one; empty: anybody may ask. A text is a key by itself."""
+    max_body_bytes: int = Field(default=4 << 20, ge=1)
+    """Largest HTTP request body."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_single_model(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "models" in given:
+            return given
+        names = given.keys() & ModelArgs.model_fields.keys()
+        if not names:
+            return given
+        rest = {name: value for name, value in given.items() if name not in names}
+        return {**rest, "models": [{name: given[name] for name in names}]}
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expand_home(cls, cache_dir: Path) -> Path:
+        return cache_dir.expanduser()
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _read_keys(cls, api_keys: object) -> tuple[ApiKey, ...]:
+        if not isinstance(api_keys, list | tuple):
+            raise InvalidConfig("api_keys is no list.", "Give a list, of one key too.")
+        keys = tuple(_read_key(key, f"api_keys[{i}]") for i, key in enumerate(api_keys))
+        check_distinct((f"api_keys[{i}]", key) for i, key in enumerate(keys))
+        return keys
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.router_policy not in tuple(PolicyName):
+            raise InvalidConfig(
+                f"There is no router policy '{self.router_policy}'.",
+                f"Use one of {', '.join(PolicyName)}.",
+            )
+        seen: dict[str, str] = {}
+        for name, deployment_name in ((m.model_name, m.deployment_name) for m in self.models):
+            if deployment_name in seen:
+                other = seen[deployment_name]
+                raise InvalidConfig(
+                    f"Two models are called '{name}'."
+                    if other == name
+                    else f"The models '{other}' and '{name}' differ in punctuation alone.",
+                    "Give one of them another served model name.",
+                )
+            seen[deployment_name] = name
+        return self
 
 
 def _read_key(key: object, place: str) -> ApiKey:

@@ -21,7 +21,13 @@ from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
 from deployments.cli_options import Options, PlanOptions, ServeOptions, takes_options
 from deployments.cli_serve_config import serve_config
-from deployments.cli_settings import app_args, default_host, launch_options, parse_size
+from deployments.cli_settings import (
+    app_args,
+    check_labels,
+    default_host,
+    launch_options,
+    parse_size,
+)
 from deployments.cli_simulate import simulate
 from deployments.cli_status import fetch_status, render_status, watch_status
 from deployments.cli_why import fetch_why, render_why
@@ -85,8 +91,10 @@ def serve(options: ServeOptions) -> None:
     _refuse_foreign_kernels()
     args = app_args(_with_cache_dir(options))
     start = launch_options(options)
+    check_labels(args, start)
     if start.address is None:
-        _pull(args.model, args.cache_dir, needs_weights=args.needs_weights)
+        for model in args.models:
+            _pull(model.model, args.cache_dir, needs_weights=model.needs_weights)
     # Ray reads its environment when it is imported, so both come only now.
     with tempfile.TemporaryDirectory(prefix="pageray-", dir=_socket_base()) as folder:
         for name, value in _ray_environment(args, start, Path(folder)).items():
@@ -119,7 +127,8 @@ def plan(options: PlanOptions) -> None:
         gpu_bytes = parse_size(options.device_memory, "device-memory")
     from deployments.cli_plan import plan as run_plan  # noqa: PLC0415  brings torch
 
-    run_plan(args, gpu_bytes, as_json=options.as_json)
+    for model in args.models:
+        run_plan(model, args.cache_dir, gpu_bytes, as_json=options.as_json)
 
 
 @app.command()

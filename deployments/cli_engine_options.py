@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float", "half"]
 PresetName = Literal["interactive", "interactivity", "balanced", "throughput"]
 
 
 def default(name: str) -> Any:
-    """Return the default of an application argument."""
-    return AppArgs.model_fields[name].default
+    """Return the default of an argument of the application or of a model."""
+    return (ModelArgs.model_fields | AppArgs.model_fields)[name].default
 
 
 def option(panel: str, *names: str, **settings: Any) -> Any:

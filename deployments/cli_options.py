@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from deployments.cli_config_file import load_config_file
+from deployments.cli_config_file import ConfigFile, load_config_file, read_config_file
 from deployments.cli_engine_options import EngineOptions, default, option
 
 
@@ -41,6 +41,17 @@ class ServeOptions(EngineOptions):
             help="Copies of the model; with MIN:MAX they follow the demand.",
         ),
     ] = "1"
+    accelerator_labels: Annotated[
+        list[str] | None,
+        option(
+            "Cluster",
+            "--accelerator-label",
+            "--accelerator-labels",
+            metavar="LABEL=VALUE",
+            help="Label of the nodes to run on, like gpu=h100; may be given more than once.",
+            show_default=False,
+        ),
+    ] = None
     num_frontends: Annotated[
         int,
         option(
@@ -167,15 +178,15 @@ class ServeOptions(EngineOptions):
     ] = "4MiB"
 
     config: Annotated[
-        Path | None,
+        ConfigFile | None,
         typer.Option(
             "--config",
             is_eager=True,
+            parser=read_config_file,
             callback=load_config_file,
-            exists=True,
-            dir_okay=False,
             metavar="FILE",
-            help="YAML file with options by name; the command line comes first.",
+            help="YAML file with options by name, and a list `models` where there are several; "
+            "the command line comes first.",
         ),
     ] = None
 

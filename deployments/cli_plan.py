@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.args import AppArgs
+from deployments.args import ModelArgs
 from deployments.cli_pull import progress_bars
 from engine.config import EngineConfig
 from engine.errors import InvalidConfig
@@ -31,11 +32,12 @@ OPTIONS = {
 PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
-def plan(args: AppArgs, gpu_bytes: int | None, *, as_json: bool) -> None:
-    """Print the plan.
+def plan(args: ModelArgs, cache_dir: Path, gpu_bytes: int | None, *, as_json: bool) -> None:
+    """Print the plan of one model.
 
     Args:
         args: what `serve` would start.
+        cache_dir: where fetched models are.
         gpu_bytes: memory of each GPU, which need not be here; None: plan for this machine.
         as_json: print an object instead of a table.
 
@@ -43,7 +45,7 @@ def plan(args: AppArgs, gpu_bytes: int | None, *, as_json: bool) -> None:
     ModelNotFound and InvalidModel.
     """
     with progress_bars(Console(stderr=True)) as report:
-        content = resolve_config(args.model, cache_dir=args.cache_dir, report=report)
+        content = resolve_config(args.model, cache_dir=cache_dir, report=report)
     model = ModelConfig.from_json(content)
     config = args.engine_config(device=_device_kind(args, gpu_bytes))
     target = find_target(config, model, gpu_bytes)
@@ -63,7 +65,7 @@ def plan(args: AppArgs, gpu_bytes: int | None, *, as_json: bool) -> None:
     console.print(memory.summary, **PLAIN)
 
 
-def _device_kind(args: AppArgs, gpu_bytes: int | None) -> str:
+def _device_kind(args: ModelArgs, gpu_bytes: int | None) -> str:
     if args.device != "auto":
         if args.device == "cuda" and gpu_bytes is None and not torch.cuda.is_available():
             raise InvalidConfig(
@@ -80,7 +82,7 @@ def _difference(config: EngineConfig, changed: EngineConfig) -> str:
     return f"{OPTIONS[name]} {value}" if value is not None else f"{OPTIONS[name]} left out"
 
 
-def _title(args: AppArgs, config: EngineConfig, model: ModelConfig, target: MemoryTarget) -> str:
+def _title(args: ModelArgs, config: EngineConfig, model: ModelConfig, target: MemoryTarget) -> str:
     size = config.tensor_parallel_size
     ranks = "1 rank" if size == 1 else f"each of {size} ranks"
     dtype = _names(target)["dtype"]
@@ -126,7 +128,7 @@ def _names(target: MemoryTarget) -> dict[str, str]:
 
 
 def _as_json(
-    args: AppArgs,
+    args: ModelArgs,
     config: EngineConfig,
     model: ModelConfig,
     target: MemoryTarget,

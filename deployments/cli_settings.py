@@ -1,12 +1,15 @@
 """Turns the options of the command line into settings of the application and of its start."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.cli_key_file import read_key_file
 from deployments.cli_options import ServeOptions
 from deployments.launch_options import LaunchOptions
@@ -26,29 +29,77 @@ REPLICAS = re.compile(r"\s*(\d+)(?:\s*:\s*(\d+))?\s*")
 
 def app_args(options: ServeOptions) -> AppArgs:
     """What the application is built from. Raises InvalidConfig when options clash."""
+    values = _same(options, AppArgs)
+    values |= {
+        "models": _models(options),
+        "api_keys": _api_keys(options),
+        "max_body_bytes": parse_size(options.max_body_size, "max-body-size"),
+    }
+    if options.cache_dir is None:
+        del values["cache_dir"]
+    with _explained():
+        return AppArgs(**values)
+
+
+def _models(options: ServeOptions) -> list[ModelArgs]:
+    file = options.config
+    if file is None or not file.models:
+        return [_model_args(options)]
+    if not (options.model is options.model_id is options.served_model_name is None):
+        raise InvalidConfig(
+            f"A model is named beside the list of models in {file.path}.",
+            "Name it in the list alone. Other options of a model are for all that do not say.",
+        )
+    models = []
+    for number, entry in enumerate(file.models, 1):
+        try:
+            models.append(_model_args(replace(options, **_typed(entry))))
+        except InvalidConfig as error:
+            raise InvalidConfig(f"{file.path}: model {number}: {error.cause}", error.fix) from error
+    return models
+
+
+def _model_args(options: ServeOptions) -> ModelArgs:
     replicas_min, replicas_max = parse_replicas(options.replicas)
-    same = {name for name in AppArgs.model_fields if hasattr(options, name)}
-    values: dict[str, Any] = {name: getattr(options, name) for name in same}
+    values = _same(options, ModelArgs)
     values |= {
         "model": _model(options),
         "dtype": DTYPE_ALIASES.get(options.dtype, options.dtype),
         "preset": options.preset.replace("interactivity", "interactive"),
         "replicas_min": replicas_min,
         "replicas_max": replicas_max,
-        "api_keys": _api_keys(options),
-        "max_body_bytes": parse_size(options.max_body_size, "max-body-size"),
+        "accelerator_labels": parse_labels(options.accelerator_labels or ()),
     }
     if options.kv_cache_memory is not None:
         values["kv_cache_bytes"] = parse_size(options.kv_cache_memory, "kv-cache-memory")
     if options.host_kv_memory is not None:
         values["host_kv_bytes"] = parse_size(options.host_kv_memory, "host-kv-memory")
-    if options.cache_dir is None:
-        del values["cache_dir"]
+    with _explained():
+        return ModelArgs(**values)
+
+
+def _typed(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a file, of the types that the command has for them."""
+    hints = get_type_hints(ServeOptions)
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        with _explained(name):
+            values[name] = TypeAdapter(hints[name]).validate_python(text)
+    return values
+
+
+def _same(options: ServeOptions, kind: type[BaseModel]) -> dict[str, Any]:
+    """Options that mean the same as arguments of their name."""
+    return {name: getattr(options, name) for name in kind.model_fields if hasattr(options, name)}
+
+
+@contextmanager
+def _explained(*names: str) -> Iterator[None]:
     try:
-        return AppArgs(**values)
+        yield
     except ValidationError as error:
         first = error.errors()[0]
-        name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        name = "-".join(map(str, names or first["loc"])).replace("_", "-")
         raise InvalidConfig(
             f"{name} is {first['input']!r}: {first['msg']}.",
             "Give a value that fits; `pageray serve --help` lists the options.",
@@ -64,6 +115,18 @@ def launch_options(options: ServeOptions) -> LaunchOptions:
         dashboard=options.dashboard,
         verbose=options.verbose,
     )
+
+
+def check_labels(args: AppArgs, start: LaunchOptions) -> None:
+    """Refuse labels that no node can have: the start would wait for one for ever."""
+    for model in args.models if start.address is None else ():
+        for label, value in model.accelerator_labels.items():
+            if not label.startswith("ray.io/") and not value.startswith("!"):
+                raise InvalidConfig(
+                    f"{model.model_name} is for nodes with the label {label}={value}, and the "
+                    "cluster that is started here has none.",
+                    "Join one whose nodes have it with --address, or leave the label out.",
+                )
 
 
 def default_host(*, joins_cluster: bool) -> str:
@@ -94,6 +157,25 @@ def parse_replicas(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
+def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Labels of `gpu=h100` and the like."""
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        label, separator, value = pair.partition("=")
+        if not separator:
+            raise InvalidConfig(
+                f'--accelerator-label: "{pair}" is no label with a value.',
+                "Give both: --accelerator-label gpu=h100.",
+            )
+        if label in labels:
+            raise InvalidConfig(
+                f'--accelerator-label: "{label}" is given twice.',
+                "Give it once; for one of several values: gpu=in(h100, h200).",
+            )
+        labels[label] = value
+    return labels
+
+
 def _api_keys(options: ServeOptions) -> tuple[ApiKey, ...]:
     keys = tuple(ApiKey.of(key) for key in options.api_key or ())
     return keys if options.api_keys_file is None else keys + read_key_file(options.api_keys_file)
@@ -107,7 +189,7 @@ def _model(options: ServeOptions) -> str:
         )
     model = options.model or options.model_id
     if model is None:
-        return str(AppArgs.model_fields["model"].default)
+        return str(ModelArgs.model_fields["model"].default)
     # Ray's processes run in other folders.
     path = Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model

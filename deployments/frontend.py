@@ -1,6 +1,8 @@
-"""The Frontend deployment: the HTTP application on top of the cluster's token source."""
+"""The Frontend deployment: the HTTP application on top of the cluster's token sources."""
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -9,7 +11,7 @@ from starlette.applications import Starlette
 
 from cluster.admission import Admission
 from cluster.boards import find_board
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.served_model import ServedModel
@@ -20,41 +22,46 @@ from engine.tokenizer import Tokenizer
 
 @serve.ingress()
 class Frontend:
-    """Parses, renders, tokenizes, streams. Ready once a first replica is."""
+    """Parses, renders, tokenizes, streams. Ready once a first replica of every model is."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, args: AppArgs, replicas: DeploymentHandle[Any]
+        self, args: AppArgs, replicas: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
-        path = await asyncio.to_thread(
-            resolve_model,
-            args.model,
-            cache_dir=args.cache_dir,
-            needs_weights=args.needs_weights,
+        models = await asyncio.gather(
+            *(_connect(model, args.cache_dir, replicas[model.model_name]) for model in args.models)
         )
-        tokenizer = await asyncio.to_thread(Tokenizer.from_folder, path)
-        frontend_id = serve.get_replica_context().replica_id.unique_id
-        board = find_board(args.model_name)
-        admission = Admission(
-            board,
-            args.admission_limits(),
-            model_name=args.model_name,
-            block_size=args.block_size,
-            ttft_objective_s=args.ttft_objective_s,
-        )
-        source = ServeTokenSource(replicas, board, admission, frontend_id)
-        source.start()
-        description = await replicas.describe.remote()
-        model = ServedModel(
-            args.model_name,
-            max_model_len=description["max_model_len"],
-            tokenizer=tokenizer,
-            source=source,
-        )
-        self._http_app: Starlette = build_http_app([model], HttpSettings.from_args(args))
+        self._http_app: Starlette = build_http_app(models, HttpSettings.from_args(args))
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """The application, built late because it needs the replicas (Serve hook)."""
         return self._http_app
+
+
+async def _connect(
+    args: ModelArgs, cache_dir: Path, replicas: DeploymentHandle[Any]
+) -> ServedModel:
+    path = await asyncio.to_thread(
+        resolve_model, args.model, cache_dir=cache_dir, needs_weights=args.needs_weights
+    )
+    tokenizer = await asyncio.to_thread(Tokenizer.from_folder, path)
+    frontend_id = serve.get_replica_context().replica_id.unique_id
+    board = find_board(args.model_name)
+    admission = Admission(
+        board,
+        args.admission_limits(),
+        model_name=args.model_name,
+        block_size=args.block_size,
+        ttft_objective_s=args.ttft_objective_s,
+    )
+    source = ServeTokenSource(replicas, board, admission, frontend_id)
+    source.start()
+    description = await replicas.describe.remote()
+    return ServedModel(
+        args.model_name,
+        max_model_len=description["max_model_len"],
+        tokenizer=tokenizer,
+        source=source,
+    )
 
 
 FrontendDeployment = serve.deployment(name="Frontend")(Frontend)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cluster.engine_description import EngineDescription
 from deployments.app import build, num_cpus_needed
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.launch_options import LaunchOptions
 from engine.errors import InvalidConfig
 
@@ -122,22 +122,30 @@ def _root_cause(reports: list[str]) -> str:
 
 
 def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: float) -> None:
-    handle = serve.get_deployment_handle("Replica", APP_NAME)
-    handle._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
-    description = EngineDescription(**handle.describe.remote().result())
-    for name, seconds in description.phase_times_s.items():
-        console.print(f"    {name:<24}{seconds:6.1f} s", highlight=False)
-    console.print(textwrap.indent(description.memory_plan, "    "), highlight=False)
+    for model in args.models:
+        if len(args.models) > 1:
+            console.print(f"  {model.model_name}", highlight=False, markup=False)
+        _describe(model, console)
     url = _url(options)
+    names = [model.model_name for model in args.models]
     console.print(
-        f"\n[bold green]Ready[/] after {elapsed_s:.1f} s: {args.model_name} at {url}\n\n"
+        f"\n[bold green]Ready[/] after {elapsed_s:.1f} s: {', '.join(names)} at {url}\n\n"
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
-        f'{{"model": "{args.model_name}", "temperature": 0, "messages": '
+        f'{{"model": "{names[0]}", "temperature": 0, "messages": '
         '[{"role": "user", "content": "What is the capital of France?"}]}\'\n\n'
         "Ctrl-C drains and stops.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _describe(model: ModelArgs, console: Console) -> None:
+    handle = serve.get_deployment_handle(model.deployment_name, APP_NAME)
+    handle._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
+    description = EngineDescription(**handle.describe.remote().result())
+    for name, seconds in description.phase_times_s.items():
+        console.print(f"    {name:<24}{seconds:6.1f} s", highlight=False)
+    console.print(textwrap.indent(description.memory_plan, "    "), highlight=False)
 
 
 def _url(options: LaunchOptions) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from cluster.messages import WireError
 from cluster.token_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
 from cluster.worker import WorkerActor
-from deployments.args import AppArgs
+from deployments.args import ModelArgs
 from engine.errors import PageRayError
 from engine.request import GenerateRequest
 
@@ -35,14 +36,14 @@ class Replica:
     """What each rank of the group is."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, args: AppArgs
+        self, args: ModelArgs, cache_dir: Path
     ) -> None:
         placement_group = get_current_placement_group()
         if placement_group is None:
             raise RuntimeError("Replica runs only in the placement group that Serve gives it")
         spec = GroupSpec(
             model=args.model,
-            cache_dir=args.cache_dir,
+            cache_dir=cache_dir,
             engine=args.engine_config(device=args.device),
             num_cpus_per_rank=1,
             num_gpus_per_rank=1 if args.device == "cuda" else 0,

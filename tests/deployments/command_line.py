@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.launch_options import LaunchOptions
 
 Run = Callable[..., tuple[int, str, str]]
@@ -19,6 +19,12 @@ class Launches:
         self.environment: dict[str, str] = {}
         self.pulled: list[tuple[str, Path]] = []
         self.error: Exception | None = None
+
+    def model(self) -> ModelArgs:
+        """The only model of the application that was launched."""
+        assert self.args is not None
+        [model] = self.args.models
+        return model
 
     def serve_until_interrupted(self, args: AppArgs, options: LaunchOptions, _: object) -> None:
         self.args, self.options, self.environment = args, options, dict(os.environ)

@@ -5,9 +5,17 @@ from typing import Any
 import pytest
 import ray
 
-from deployments.app import build
-from deployments.args import AppArgs
+from deployments.app import build, num_cpus_needed
+from deployments.args import AppArgs, ModelArgs
 from engine.errors import InvalidConfig
+
+
+def built(args: AppArgs) -> tuple[Any, dict[str, Any]]:
+    """Arguments of the frontend, and the deployment of each model's replicas."""
+    frontend: Any = build(args)._bound_deployment
+    frontend_args, replicas = frontend.init_args
+    assert frontend_args is args
+    return frontend, {name: app._bound_deployment for name, app in replicas.items()}
 
 
 @pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (2, "cuda")])
@@ -15,10 +23,9 @@ def test_ranks_reserve_what_the_cluster_has(
     num_gpus: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(num_gpus)})
-    frontend: Any = build(AppArgs(tensor_parallel_size=2))._bound_deployment
-    args, replicas = frontend.init_args
-    deployment = replicas._bound_deployment
-    assert args.device == deployment.init_args[0].device == device
+    _, replicas = built(AppArgs(models=(ModelArgs(tensor_parallel_size=2),)))
+    [deployment] = replicas.values()
+    assert deployment.init_args[0].device == device
     _, *ranks = deployment._replica_config.placement_group_bundles
     assert [bundle.get("GPU", 0) for bundle in ranks] == [bool(num_gpus)] * 2
 
@@ -28,8 +35,49 @@ def test_the_router_places_by_the_policy_that_was_asked_for(
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     for args, policy in ((AppArgs(), "kv"), (AppArgs(router_policy="lmetric"), "lmetric")):
-        frontend: Any = build(args)._bound_deployment
-        config = frontend.init_args[1]._bound_deployment._deployment_config
+        [deployment] = built(args)[1].values()
+        config = deployment._deployment_config
         assert config.request_router_config.request_router_kwargs["policy"] == policy
     with pytest.raises(InvalidConfig, match="no router policy 'best'"):
         AppArgs(router_policy="best")
+
+
+# What Ray names in its place does nothing in this version.
+@pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning")
+def test_every_model_has_replicas_of_its_own_behind_one_frontend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 8.0})
+    labels = {"gpu": "in(h100, h200)"}
+    big = ModelArgs(
+        model="org/big", tensor_parallel_size=4, replicas_max=2, accelerator_labels=labels
+    )
+    small = ModelArgs(model="small", device="cpu", block_size=32)
+    args = AppArgs(models=(big, small), num_frontends=3, drain_timeout_s=7)
+    frontend, replicas = built(args)
+    assert frontend.num_replicas == 3
+    assert list(replicas) == ["org/big", "small"]
+    names = {name: deployment.name for name, deployment in replicas.items()}
+    assert names == {"org/big": "Replica-org-big", "small": "Replica-small"}
+    for model in args.models:
+        deployment = replicas[model.model_name]
+        assert deployment.init_args == (
+            model.model_copy(update={"device": "cpu" if model is small else "cuda"}),
+            args.cache_dir,
+        )
+        config = deployment._deployment_config
+        assert config.graceful_shutdown_timeout_s == 7
+        router = config.request_router_config.request_router_kwargs
+        assert (router["model_name"], router["block_size"]) == (model.model_name, model.block_size)
+    placements = [deployment._replica_config for deployment in replicas.values()]
+    assert [len(each.placement_group_bundles) for each in placements] == [5, 2]
+    assert [each.placement_group_bundle_label_selector for each in placements] == [
+        [labels] * 5,
+        None,
+    ]
+    assert [each._deployment_config.autoscaling_config is None for each in replicas.values()] == [
+        False,
+        True,
+    ]
+    # 2 replicas of 4 ranks, 1 of 1, their supervisors and 3 frontends.
+    assert num_cpus_needed(args) == 11

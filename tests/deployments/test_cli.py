@@ -13,7 +13,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import cli
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.launch_options import LaunchOptions
 from deployments.tenant import ApiKey
 from engine.errors import InvalidConfig
@@ -50,9 +50,8 @@ def test_serve_without_options_serves_the_default_model_to_this_machine(
 def test_names_of_vllm_and_tgi_mean_the_same(run: Run, launches: Launches, words: str) -> None:
     code, _, error = run("serve", *words.split(), "--cache-dir", "/cache")
     assert (code, error) == (0, "")
-    assert launches.args == AppArgs(
+    model = ModelArgs(
         model="some/model",
-        cache_dir=Path("/cache"),
         tensor_parallel_size=2,
         max_model_len=512,
         replicas_min=3,
@@ -60,9 +59,10 @@ def test_names_of_vllm_and_tgi_mean_the_same(run: Run, launches: Launches, words
         max_num_seqs=8,
         max_num_batched_tokens=99,
         memory_utilization=0.5,
-        drain_timeout_s=9,
-        max_body_bytes=2_000_000,
         dtype="float16",
+    )
+    assert launches.args == AppArgs(
+        models=(model,), cache_dir=Path("/cache"), drain_timeout_s=9, max_body_bytes=2_000_000
     )
     assert launches.options == LaunchOptions(host="0.0.0.0", port=9)  # noqa: S104  any address
 
@@ -79,8 +79,7 @@ def test_names_of_vllm_and_tgi_mean_the_same(run: Run, launches: Launches, words
 )
 def test_sizes_take_units(run: Run, launches: Launches, size: str, num_bytes: int) -> None:
     run("serve", "--kv-cache-memory", size)
-    assert launches.args is not None
-    assert launches.args.kv_cache_bytes == num_bytes
+    assert launches.model().kv_cache_bytes == num_bytes
 
 
 @pytest.mark.parametrize(
@@ -92,14 +91,13 @@ def test_sizes_take_units(run: Run, launches: Launches, size: str, num_bytes: in
 )
 def test_scheduling_options_reach_the_engine(run: Run, launches: Launches, words: str) -> None:
     assert run("serve", *words.split()) == (0, "", "")
-    args = launches.args or AppArgs()
+    args = launches.model()
     assert (args.preset, args.host_kv_bytes, args.deterministic) == ("interactive", 2 << 30, True)
 
 
 def test_replicas_take_a_range(run: Run, launches: Launches) -> None:
     run("serve", "--replicas", "1:4")
-    assert launches.args is not None
-    assert (launches.args.replicas_min, launches.args.replicas_max) == (1, 4)
+    assert (launches.model().replicas_min, launches.model().replicas_max) == (1, 4)
 
 
 def test_local_model_path_is_absolute_for_processes_in_other_folders(
@@ -108,9 +106,21 @@ def test_local_model_path_is_absolute_for_processes_in_other_folders(
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     run("serve", "tiny")
-    assert launches.args is not None
-    assert launches.args.model == str(tmp_path / "tiny")
-    assert launches.args.model_name == "tiny"
+    assert launches.model().model == str(tmp_path / "tiny")
+    assert launches.model().model_name == "tiny"
+
+
+@pytest.mark.parametrize("name", ["--accelerator-label", "--accelerator-labels"])
+def test_labels_select_nodes_of_a_cluster_that_is_joined(
+    run: Run, launches: Launches, name: str
+) -> None:
+    words = [name, "gpu=in(h100, h200)", name, "spot=!true"]
+    assert run("serve", *words, "--address", "10.0.0.1:6379") == (0, "", "")
+    assert launches.model().accelerator_labels == {"gpu": "in(h100, h200)", "spot": "!true"}
+    assert run("serve", name, "spot=!true", name, "ray.io/accelerator-type=H100") == (0, "", "")
+    code, _, error = run("serve", name, "gpu=h100")
+    assert code == 2
+    assert "smollm2 is for nodes with the label gpu=h100" in error
 
 
 def test_ray_finds_its_environment_and_own_haproxy_files(run: Run, launches: Launches) -> None:
@@ -148,6 +158,9 @@ def test_failed_start_ends_in_cause_and_fix(run: Run, launches: Launches) -> Non
         ("--replicas many", '"many" is no number of replicas'),
         ("--replicas 4:1", "below replicas_min 4"),
         ("--replicas 0", "replicas-min is 0"),
+        ("--accelerator-label gpu", '"gpu" is no label with a value'),
+        ("--accelerator-label gpu= ", "selects no node"),
+        ("--accelerator-label gpu=a --accelerator-label gpu=b", '"gpu" is given twice'),
         ("one --model two", "Two models are named"),
         ("--dtype int3", "int3"),
         ("--quantize gptq", "--quantize"),
@@ -180,7 +193,8 @@ def test_config_prints_what_serve_deploy_takes(run: Run) -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load(output))
     (application,) = config.applications
     assert application.import_path == "deployments.app:build"
-    args = AppArgs(model="some/model", replicas_max=4, api_keys=(ApiKey.of("sk-k"),))
+    models = (ModelArgs(model="some/model", replicas_max=4),)
+    args = AppArgs(models=models, api_keys=(ApiKey.of("sk-k"),))
     assert AppArgs.model_validate(application.args) == args
     assert "sk-k" not in output
     assert "cache_dir" not in application.args, "a folder of this machine means nothing there"

@@ -9,7 +9,7 @@ from unittest import mock
 from rich.console import Console
 
 from deployments import cli
-from deployments.args import AppArgs
+from deployments.args import AppArgs, ModelArgs
 from deployments.launch_options import LaunchOptions
 
 ROOT = Path(__file__).parents[3]
@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[3]
 
 def main(port: int) -> None:
     """Serve until SIGINT."""
-    args = AppArgs(model="smollm2", device="cpu", cache_dir=cli.default_cache_dir(os.environ))
+    model = ModelArgs(model="smollm2", device="cpu")
+    args = AppArgs(models=(model,), cache_dir=cli.default_cache_dir(os.environ))
     start = LaunchOptions(host="127.0.0.1", port=port)
     os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that Ray starts
     with tempfile.TemporaryDirectory(prefix="pageray-", dir="/tmp") as folder:
