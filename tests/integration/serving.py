@@ -38,13 +38,17 @@ def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> 
 
 
 class Serving:
-    """One `pageray serve` process with the Ray cluster it started."""
+    """One `pageray serve` process with the Ray cluster it started.
 
-    def __init__(self, model: str | Path, *options: str, log: Path) -> None:
+    Without a model, the options say what is served.
+    """
+
+    def __init__(self, model: str | Path | None, *options: str, log: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        command = [sys.executable, "-m", "deployments.cli", "serve", str(model)]
+        command = [sys.executable, "-m", "deployments.cli", "serve"]
+        command += [] if model is None else [str(model)]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
         # Ray leaves its session in the temporary folder. Not tmp_path: sockets have short names.
         self._folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
