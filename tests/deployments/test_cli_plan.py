@@ -220,3 +220,19 @@ def test_the_default_model_is_planned_for_this_machine(smollm2_path: Path) -> No
     plan = plan_json(*words)
     assert plan["model"] == "smollm2"
     assert plan["num_blocks"] == (256 << 20) // plan["block_bytes"]
+
+
+def test_each_of_several_models_is_planned(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pageray.yaml"
+    file.write_text(
+        f"tensor-parallel-size: 4\nmodels:\n- model: {folder}\n- model: {folder}\n"
+        "  served-model-name: other\n  tensor-parallel-size: 8\n"
+    )
+
+    result = run("--config", str(file), "--device-memory", "80GiB")
+
+    assert result.exit_code == 0, result.exception
+    titles = [line for line in result.stdout.splitlines() if ": Llama" in line]
+    assert [title.split(":")[0] for title in titles] == ["large", "other"]
+    assert ["each of 4 ranks" in title for title in titles] == [True, False]
+    assert "each of 8 ranks" in titles[1]
