@@ -11,17 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cluster.active_tenants import ActiveTenants
 from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
-from cluster.request_need import RequestNeed
+from cluster.request_need import WATERMARK, RequestNeed
 from cluster.served_rate import ServedRate
 from cluster.snapshot import AdmissionSnapshot
-from cluster.tenant_share import TenantShares
 from engine.errors import Overloaded
 from engine.fair_share import OUTPUT_COST, FairShare
 
 LOOK_S: Final = 0.005
 """After news the queue is looked through so much later, and not for every piece of it."""
+RESERVE: Final = 0.1
+"""Share of a replica that a tenant leaves alone while another one of late had less of it."""
 _MAX_OVERTAKES: Final = 64
 _MAX_FAILURES: Final = 4
 """Requests that may find no room before the rest has to wait too: each look takes a while."""
@@ -71,7 +73,7 @@ class AdmissionQueue:
         self._clock = clock
         self._uniform = uniform
         self._fair_share = FairShare()
-        self._shares = TenantShares(clock)
+        self._active = ActiveTenants(clock)
         self._rate = ServedRate(clock)
         self._waiting: dict[str, Ticket] = {}
         self._queues: dict[str, list[Ticket]] = {}
@@ -89,18 +91,20 @@ class AdmissionQueue:
 
         Raises Overloaded when too much waits already, or it would wait for longer than it may.
         """
-        if not self._waiting:
-            replica_id = self._place(ticket)
-            if replica_id is not None:
-                self._fair_share.enter(ticket.tenant)
-                self._start(ticket)
-                return replica_id
-        self._check(ticket)
+        self._active.note(ticket.tenant)
+        self._fair_share.enter(ticket.tenant)
+        if not self._waiting and (replica_id := self._place(ticket)) is not None:
+            self._start(ticket)
+            return replica_id
+        try:
+            self._check(ticket)
+        except Overloaded:
+            self._fair_share.leave(ticket.tenant)
+            raise
         if not self._waiting:
             self._rate.start()
         ticket.number = self._next_number
         self._next_number += 1
-        self._fair_share.enter(ticket.tenant)
         self._waiting[ticket.need.request_id] = ticket
         queue = self._queues.setdefault(ticket.tenant, [])
         queue.append(ticket)
@@ -150,7 +154,6 @@ class AdmissionQueue:
         elif (ticket := self._placed.pop(request_id, None)) is not None:
             self._fair_share.charge(ticket, OUTPUT_COST * num_output_tokens)
             self._fair_share.leave(ticket.tenant)
-            self._shares.end(ticket.tenant, ticket.need.num_prompt_tokens)
             self._rate.add(ticket.need.num_prompt_tokens)
 
     @property
@@ -204,12 +207,13 @@ class AdmissionQueue:
             )
 
     def _place(self, ticket: Ticket) -> str | None:
-        need = replace(ticket.need, spare_share=self._shares.spare(ticket.tenant, ticket.weight))
+        tenant = ticket.tenant
+        is_behind = self._fair_share.is_behind(tenant, self._active.others(tenant))
+        need = replace(ticket.need, spare_share=WATERMARK if is_behind else RESERVE)
         return self._board.choose(need, may_queue=False)
 
     def _start(self, ticket: Ticket) -> None:
         self._fair_share.charge(ticket, ticket.need.num_prompt_tokens)
-        self._shares.start(ticket.tenant, ticket.weight, ticket.need.num_prompt_tokens)
         self._placed[ticket.need.request_id] = ticket
 
     def _remove(self, ticket: Ticket) -> None:

@@ -13,6 +13,7 @@ Why nobody starves, within one priority class and tenant:
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 from engine.batch import Batch, SampledToken
 from engine.block_pool import BlockPool
@@ -187,13 +188,15 @@ class Scheduler:
 
     def _schedule_prefills(self, plan: StepPlan) -> None:
         num_prefills = len(self._running.prefilling) + len(self._waiting)
-        plan.prefill_s_left = self._budget.prefill_s(plan.decode_work(), num_prefills)
         for request in self._running.prefilling:
             self._set_due(request, request.num_computed_tokens)
         candidates = self._waiting.candidates(self._running.prefilling, _MAX_CANDIDATES)
+        first = next(candidates)
+        num_ahead = self._fair_share.num_ahead(first.tenant, self._running.decoding)
+        plan.prefill_s_left = self._budget.prefill_s(plan.decode_work(), num_prefills, num_ahead)
         self._room.look(list(self._running))
         overtaken: list[Request] = []
-        for request in candidates:
+        for request in chain([first], candidates):
             if not plan.takes_prefill:
                 return
             if request.status is RequestStatus.RUNNING:

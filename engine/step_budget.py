@@ -29,14 +29,16 @@ class StepBudget:
         self._num_mixed_steps = 0
         self._step_time = step_time
 
-    def prefill_s(self, decodes: StepWork, num_prefills: int) -> float:
+    def prefill_s(self, decodes: StepWork, num_prefills: int, num_ahead: int = 0) -> float:
         """Return the seconds that prefill may add to a step.
 
         Args:
             decodes: the step without prefill.
             num_prefills: requests that still have a prompt to compute, waiting ones included.
+            num_ahead: decodes of tenants that have been served more than the one whose turn it is:
+                they give way to its prefill, as the prefills of theirs do.
         """
-        num_decodes = decodes.num_decodes
+        num_decodes = decodes.num_decodes - num_ahead
         if not num_decodes or self._preset == Preset.THROUGHPUT:
             return math.inf
         share = _SHARE

@@ -65,10 +65,11 @@ def with_flood(requests: Sequence[TraceRequest], share: float) -> list[TraceRequ
     rng = random.Random(len(requests))  # noqa: S311
     num_added = round(len(requests) * share / (1 - share))
     last_s = requests[-1].arrival_s
+    first = max(request.number for request in requests) + 1
     added = [
         replace(
             rng.choice(requests),
-            number=len(requests) + i,
+            number=first + i,
             arrival_s=rng.uniform(0.0, last_s),
             tenant=FLOOD_TENANT,
             prefix_ids=(),

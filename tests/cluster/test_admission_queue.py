@@ -148,7 +148,7 @@ def test_a_flood_of_one_tenant_does_not_hold_up_another() -> None:
 
 def test_tenants_are_served_by_their_weights() -> None:
     cluster = Cluster(num_blocks=24)
-    cluster.enter(24, "a")
+    cluster.enter(24, "x")
     for _ in range(200):
         cluster.enter(4, "a", weight=3.0)
         cluster.enter(4, "b", weight=1.0)
@@ -262,3 +262,19 @@ def test_every_request_is_placed_once_within_the_blocks_and_nothing_is_left(
     assert placed == entered
     assert cluster.board.num_requests == 0
     assert cluster.queue.num_tokens == 0
+
+
+def test_a_tenant_that_is_ahead_leaves_room_to_one_who_was_here_of_late() -> None:
+    cluster = Cluster(num_blocks=100)
+    assert cluster.enter(10, "small") is None
+    cluster.finish()
+    assert cluster.enter(60, "flood") is None
+    assert cluster.enter(35, "flood") is not None  # 5 of 100 would be left
+    assert cluster.enter(35, "small") is not None  # behind one that waits
+    assert cluster.look() == ["small4"]
+
+
+def test_a_tenant_alone_may_have_everything() -> None:
+    cluster = Cluster(num_blocks=100)
+    assert cluster.enter(60, "flood") is None
+    assert cluster.enter(39, "flood") is None

@@ -43,7 +43,7 @@ def enter(fair: FairShare, *works: Work) -> dict[str, list[Work]]:
 
 
 def test_a_flood_goes_by_turns_with_the_others() -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     flood = [Work("f", i) for i in range(90)]
     queues = enter(fair, *flood, *[Work("a", 100 + i) for i in range(5)])
     assert serve(fair, queues, 10) == "fa" * 5
@@ -51,7 +51,7 @@ def test_a_flood_goes_by_turns_with_the_others() -> None:
 
 
 def test_turns_are_of_tokens_by_weight() -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     works = [Work("s", i, num_missing_tokens=10) for i in range(60)]
     works += [Work("l", 100 + i, num_missing_tokens=60) for i in range(60)]
     works += [Work("w", 200 + i, num_missing_tokens=60, weight=3.0) for i in range(60)]
@@ -62,15 +62,33 @@ def test_turns_are_of_tokens_by_weight() -> None:
 
 
 def test_who_stayed_away_has_saved_up_nothing() -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     queues = enter(fair, *[Work("a", i) for i in range(100)])
     serve(fair, queues, 50)
     late = enter(fair, *[Work("b", 200 + i) for i in range(50)])
     assert serve(fair, queues | late, 10).count("b") in (5, 6)
 
 
+def test_a_bounded_claim_is_served_first_and_then_turns_go_on() -> None:
+    fair = FairShare(claim=100)
+    flood = enter(fair, *[Work("f", i) for i in range(200)])
+    serve(fair, flood, 50)
+    late = enter(fair, *[Work("s", 200 + i) for i in range(50)])
+    assert serve(fair, flood | late, 14) == "s" * 10 + "fsfs"
+
+
+def test_a_claim_is_against_the_others_and_not_against_who_had_one_before() -> None:
+    fair = FairShare(claim=100)
+    flood = enter(fair, *[Work("f", i) for i in range(200)])
+    serve(fair, flood, 50)
+    first = enter(fair, *[Work("a", 200 + i) for i in range(50)])
+    second = enter(fair, *[Work("b", 300 + i) for i in range(50)])
+    served = serve(fair, flood | first | second, 20)
+    assert (served.count("a"), served.count("b"), served.count("f")) == (10, 10, 0)
+
+
 def test_nor_does_leaving_wipe_out_what_one_had() -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     queues = enter(fair, Work("a", 0, num_missing_tokens=1000), Work("b", 1), Work("b", 2))
     serve(fair, queues, 2)
     queues |= enter(fair, Work("a", 3))
@@ -78,7 +96,7 @@ def test_nor_does_leaving_wipe_out_what_one_had() -> None:
 
 
 def test_more_urgent_classes_go_before_all_turns() -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     queues = enter(
         fair, Work("a", 0), Work("b", 1, priority=-1), Work("b", 2, priority=-1), Work("b", 3)
     )
@@ -91,7 +109,7 @@ def test_more_urgent_classes_go_before_all_turns() -> None:
 def test_the_order_has_each_entry_once_and_each_tenants_in_their_places(
     entries: list[tuple[str, int, int]],
 ) -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     works = [
         Work(tenant, i, num_missing_tokens=tokens, priority=priority)
         for i, (tenant, tokens, priority) in enumerate(entries)
@@ -107,8 +125,22 @@ def test_the_order_has_each_entry_once_and_each_tenants_in_their_places(
 
 
 def test_a_million_tenants_who_came_once_are_forgotten() -> None:
-    fair = FairShare()
+    fair = FairShare(claim=0)
     for i in range(30_000):
         fair.enter(f"t{i}")
         fair.leave(f"t{i}")
     assert len(fair._served) <= 10_001
+
+
+def test_who_is_ahead_and_who_is_behind_counts_those_who_left_too() -> None:
+    fair = FairShare(claim=100)
+    queues = enter(fair, Work("a", 0, num_missing_tokens=30), Work("a", 1), Work("b", 2))
+    served = serve(fair, queues, 2)
+    assert served == "ab"
+    assert fair.num_ahead("a", [Work("a", 0), Work("b", 0)]) == 0  # b has left: nobody to be ahead
+    enter(fair, Work("b", 3))
+    assert fair.num_ahead("b", [Work("a", 0), Work("b", 0), Work("a", 1)]) == 2
+    assert fair.num_ahead("a", [Work("a", 0), Work("b", 0)]) == 0
+    assert fair.is_behind("b", ["a"])
+    assert not fair.is_behind("a", ["b"])
+    assert fair.is_behind("a", [])

@@ -75,6 +75,14 @@ def test_long_stretch_of_mixed_steps_does_not_change_what_decodes_take() -> None
     assert fit.predict(work) == pytest.approx(before + 0.02, rel=0.05)
 
 
+def test_decodes_of_tenants_that_are_ahead_give_way_to_prefill() -> None:
+    def seconds(num_ahead: int) -> float:
+        return StepBudget(Preset.BALANCED, fitted()).prefill_s(StepWork(64), 3, num_ahead)
+
+    assert seconds(0) < seconds(32) < float("inf")
+    assert seconds(64) == float("inf")
+
+
 def test_some_step_of_a_long_prefill_goes_without_it() -> None:
     budget = StepBudget(Preset.BALANCED, fitted())
     seconds = [budget.prefill_s(StepWork(4), 1) for _ in range(64)]
