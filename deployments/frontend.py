@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -15,9 +15,12 @@ from deployments.args import AppArgs, ModelArgs
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.served_model import ServedModel
+from deployments.status import find_decisions
 from deployments.token_source import ServeTokenSource
 from engine.model_store import resolve_model
 from engine.tokenizer import Tokenizer
+
+NAME: Final = "Frontend"
 
 
 @serve.ingress()
@@ -27,14 +30,31 @@ class Frontend:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, args: AppArgs, replicas: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
-        models = await asyncio.gather(
+        self._models = await asyncio.gather(
             *(_connect(model, args.cache_dir, replicas[model.model_name]) for model in args.models)
         )
-        self._http_app: Starlette = build_http_app(models, HttpSettings.from_args(args))
+        self._http_app: Starlette = build_http_app(
+            self._models,
+            HttpSettings.from_args(args),
+            _ask_frontends if args.num_frontends > 1 else None,
+        )
+
+    async def decisions(self, request_id: str) -> list[dict[str, Any]]:
+        """Why this frontend placed a request where it did; for the other frontends."""
+        return find_decisions(self._models, request_id)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """The application, built late because it needs the replicas (Serve hook)."""
         return self._http_app
+
+
+async def _ask_frontends(request_id: str) -> list[dict[str, Any]]:
+    frontends = serve.get_deployment_handle(NAME, serve.get_replica_context().app_name)
+    answers = await frontends.broadcast("decisions", request_id).results_async(
+        return_exceptions=True  # one that is about to end need not answer
+    )
+    found = (answer for answer in answers if isinstance(answer, list))
+    return [decision for decisions in found for decision in decisions]
 
 
 async def _connect(
@@ -64,4 +84,4 @@ async def _connect(
     )
 
 
-FrontendDeployment = serve.deployment(name="Frontend")(Frontend)
+FrontendDeployment = serve.deployment(name=NAME)(Frontend)

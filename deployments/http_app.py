@@ -22,13 +22,20 @@ from deployments.metrics import HttpMetrics
 from deployments.models import ModelRoutes
 from deployments.request_id import RequestIdMiddleware
 from deployments.served_model import ServedModel, ServedModels, model_name_of
-from deployments.status import StatusRoutes
+from deployments.status import AskFrontends, StatusRoutes
 from deployments.text_completion import TextCompletionDialect
 from deployments.tokenize import TokenizeRoutes
 
 
-def build_http_app(served: Sequence[ServedModel], settings: HttpSettings) -> Starlette:
-    """The ASGI application. Every response has a status and a body that its client can read."""
+def build_http_app(
+    served: Sequence[ServedModel],
+    settings: HttpSettings,
+    ask_frontends: AskFrontends | None = None,
+) -> Starlette:
+    """The ASGI application. Every response has a status and a body that its client can read.
+
+    `ask_frontends` finds what other frontends know of a request.
+    """
     models = ServedModels(served)
     metrics = HttpMetrics({model.name: model.source.snapshots for model in models})
     metrics.show(AdmissionCollector({model.name: model.source.admission for model in models}))
@@ -41,7 +48,7 @@ def build_http_app(served: Sequence[ServedModel], settings: HttpSettings) -> Sta
         metrics.count_error(status_code, model_name_of(scope))
 
     listing = ModelRoutes(models)
-    status = StatusRoutes(models, settings, metrics)
+    status = StatusRoutes(models, settings, metrics, ask_frontends)
     tokens = TokenizeRoutes(models, settings)
     routes = [
         generate("/v1/chat/completions", ChatDialect),

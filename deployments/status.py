@@ -1,6 +1,7 @@
 """What operators and probes ask: is it alive, is it ready, what do the replicas hold."""
 
 import dataclasses
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -13,12 +14,32 @@ from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.served_model import ServedModel, ServedModels
 
+AskFrontends = Callable[[str], Awaitable[list[dict[str, Any]]]]
+"""Request id to what `find_decisions` finds in any frontend."""
+
+
+def find_decisions(models: Iterable[ServedModel], request_id: str) -> list[dict[str, Any]]:
+    """Return this frontend's decisions on a request, an entry for each attempt."""
+    return [
+        dataclasses.asdict(decision)
+        for model in models
+        for decision in model.source.decisions(request_id)
+    ]
+
 
 class StatusRoutes:
     """Answers from the newest snapshots; none of these waits for an engine."""
 
-    def __init__(self, models: ServedModels, settings: HttpSettings, metrics: HttpMetrics) -> None:
+    def __init__(
+        self,
+        models: ServedModels,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+        ask_frontends: AskFrontends | None = None,
+    ) -> None:
+        """Take what there is to tell of; `ask_frontends` finds decisions of other frontends."""
         self._models = models
+        self._ask_frontends = ask_frontends
         self._settings = settings
         self._metrics = metrics
 
@@ -44,20 +65,15 @@ class StatusRoutes:
     async def why(self, request: Request) -> Response:
         """Why a request went to its replica. Raises UnknownRequest."""
         request_id = request.path_params["request_id"]
-        decisions = [
-            decision for model in self._models for decision in model.source.decisions(request_id)
-        ]
+        decisions = find_decisions(self._models, request_id)
+        if not decisions and self._ask_frontends is not None:
+            decisions = await self._ask_frontends(request_id)
         if not decisions:
             raise UnknownRequest(
                 f"No request {request_id[:128]!r} was placed from here of late.",
-                "Use the 'id' of an answer; each frontend knows its own newest requests.",
+                "Use the 'id' of an answer; the newest ten thousand are known.",
             )
-        return _json(
-            {
-                "request_id": request_id,
-                "decisions": [dataclasses.asdict(decision) for decision in decisions],
-            }
-        )
+        return _json({"request_id": request_id, "decisions": decisions})
 
     async def version(self, request: Request) -> Response:
         """The version of PageRay."""

@@ -12,7 +12,11 @@ from cluster.decision import Candidate, Decision
 from cluster.placement import Reason
 from cluster.snapshot import AdmissionSnapshot
 from deployments.cli_why import MEANINGS, fetch_why, render_why
+from deployments.http_app import build_http_app
+from deployments.http_settings import HttpSettings
+from deployments.served_model import ServedModel
 from engine.errors import PageRayError
+from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import call
 from tests.deployments.fake_token_source import FakeTokenSource
 
@@ -110,3 +114,17 @@ def test_the_session_goes_along_with_the_request(app: Starlette, source: FakeTok
     call(app, "/v1/completions", body, {"x-session-id": "talk"})
     call(app, "/v1/completions", body)
     assert [request.session_id for request in source.requests] == ["talk", ""]
+
+
+def test_other_frontends_are_asked_for_what_is_not_known_here(
+    source: FakeTokenSource, tokenizer: Tokenizer
+) -> None:
+    async def ask_frontends(request_id: str) -> list[dict[str, object]]:
+        return [{"request_id": request_id, "reason": "only"}] if request_id == "theirs" else []
+
+    model = ServedModel("tiny", max_model_len=100, tokenizer=tokenizer, source=source)
+    app = build_http_app([model], HttpSettings(), ask_frontends)
+    source.known_decisions["ours"] = [DECISION]
+    assert call(app, "/status/why/ours").json()["decisions"][0]["reason"] == "prefix"
+    assert call(app, "/status/why/theirs").json()["decisions"][0]["reason"] == "only"
+    assert call(app, "/status/why/nobodys").status == 404

@@ -82,6 +82,34 @@ def test_a_burst_never_overcommits_a_replica_and_leaves_nothing_in_the_books(
     assert (found["num_held_requests"], found["num_placed_requests"]) == (0, 0)
 
 
+def test_any_frontend_tells_why_and_all_books_are_empty_in_the_end(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    two = Serving(
+        tiny_model,
+        *("--served-model-name", "tiny", "--replicas", "2", "--num-frontends", "2"),
+        *("--kv-cache-memory", "512KiB", "--num-threads", "1"),
+        log=tmp_path / "log",
+    )
+    try:
+        two.wait_ready()
+        two.wait_replicas(2)
+        with ThreadPoolExecutor(60) as pool:
+            answers = list(pool.map(lambda number: ask(two, number), range(60)))
+        for answer in answers:  # whichever frontend is asked
+            response = two.client.get(f"/status/why/{answer['id']}")
+            assert response.status_code == 200, response.text
+        wait_until(lambda: two.num_used_blocks() == 0, 5, "all blocks back")
+        num_placed = set()
+        for _ in range(20):
+            found = admission(two)
+            assert (found["num_held_requests"], found["num_placed_requests"]) == (0, 0)
+            num_placed.add(sum(found["num_placements"].values()))
+        assert sum(num_placed) == 60 or num_placed == {30}, "both frontends had some"
+    finally:
+        two.stop()
+
+
 def test_clients_that_leave_while_they_wait_leave_nothing_in_the_books(serving: Serving) -> None:
     body = {"model": "tiny", "max_tokens": 400, "ignore_eos": True, "stream": True}
 
