@@ -10,8 +10,13 @@ MAX_STEP_AGE_S: Final = 4.0
 MAX_SILENCE_S: Final = 3.0
 
 
-def problems(snapshots: Sequence[ReplicaSnapshot]) -> list[str]:
-    """One sentence for each thing that is wrong; empty when all is well."""
+def problems(snapshots: Sequence[ReplicaSnapshot], *, may_sleep: bool = False) -> list[str]:
+    """One sentence for each thing that is wrong; empty when all is well.
+
+    `may_sleep`: it is well that there is no replica while nobody asks for anything.
+    """
+    if may_sleep and not snapshots:
+        return []
     found = [problem for snapshot in snapshots if (problem := _problem(snapshot)) is not None]
     if not any(is_serving(snapshot) for snapshot in snapshots):
         found.append("No replica is serving.")

@@ -11,6 +11,7 @@ from deployments.replica import ReplicaDeployment
 
 SUPERVISOR_CPUS = 0.1
 FRONTEND_CPUS = 0.5
+REMOVAL_INTERVAL_S = 30.0
 NO_LIMIT = 1_000_000
 """Serve's request limits do not know of KV blocks; admission is the engine's."""
 
@@ -64,13 +65,22 @@ def _replicas(args: ModelArgs, app: AppArgs) -> Application:
 def _autoscaling(args: ModelArgs) -> dict[str, Any]:
     return {
         "min_replicas": args.replicas_min,
+        # Somebody waits for the start to see that it works.
+        "initial_replicas": max(1, args.replicas_min),
         "max_replicas": args.replicas_max,
         "metrics_interval_s": 1,
         "look_back_period_s": 2,
-        "upscale_delay_s": 1,
-        # The policy waits by itself until the demand has been low for long enough.
-        "downscale_delay_s": 1,
-        "policy": {"policy_function": "deployments.autoscaling_policy:KVDemandPolicy"},
+        # The policy waits by itself, for as long as it finds right.
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 0,
+        "policy": {
+            "policy_function": "deployments.autoscaling_policy:KVDemandPolicy",
+            "policy_kwargs": {
+                "low_window_s": args.scale_down_delay_s,
+                "removal_interval_s": min(REMOVAL_INTERVAL_S, args.scale_down_delay_s),
+                "scale_to_zero_delay_s": args.scale_to_zero_delay_s,
+            },
+        },
     }
 
 

@@ -58,8 +58,13 @@ class ModelArgs(BaseModel):
     tensor_parallel_size: int = 1
     num_threads: int | None = Field(default=None, ge=1)
 
-    replicas_min: int = Field(default=1, ge=1)
+    replicas_min: int = Field(default=1, ge=0)
+    """0: nothing runs while nobody asks; the first request then waits for a start."""
     replicas_max: int = Field(default=1, ge=1)
+    scale_down_delay_s: float = Field(default=300.0, gt=0)
+    """A replica goes only if it was not needed for so long, or for three cold starts."""
+    scale_to_zero_delay_s: float = Field(default=300.0, gt=0)
+    """The last one goes so long after the last request, where replicas_min is 0."""
     max_held_requests: int = Field(default=4096, ge=1)
     """Requests that each frontend lets wait for a replica with room."""
     max_held_tokens: int = Field(default=1 << 24, ge=1)

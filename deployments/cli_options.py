@@ -38,7 +38,7 @@ class ServeOptions(EngineOptions):
             "--data-parallel-size",
             "-dp",
             metavar="N|MIN:MAX",
-            help="Copies of the model; with MIN:MAX they follow the demand.",
+            help="Copies of the model; with MIN:MAX they follow the demand, to none with 0:MAX.",
         ),
     ] = "1"
     accelerator_labels: Annotated[
@@ -52,6 +52,24 @@ class ServeOptions(EngineOptions):
             show_default=False,
         ),
     ] = None
+    scale_down_delay_s: Annotated[
+        float,
+        option(
+            "Cluster",
+            "--scale-down-delay",
+            metavar="S",
+            help="Seconds for which a replica must not have been needed before it goes.",
+        ),
+    ] = default("scale_down_delay_s")
+    scale_to_zero_delay_s: Annotated[
+        float,
+        option(
+            "Cluster",
+            "--scale-to-zero-delay",
+            metavar="S",
+            help="Seconds without a request after which the last one goes, with 0:MAX.",
+        ),
+    ] = default("scale_to_zero_delay_s")
     num_frontends: Annotated[
         int,
         option(

@@ -81,6 +81,7 @@ async def _connect(
         max_model_len=description["max_model_len"],
         tokenizer=tokenizer,
         source=source,
+        may_sleep=args.replicas_min == 0,
     )
 
 

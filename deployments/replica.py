@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import ray
 from ray import serve
 from ray.util import get_current_placement_group
 
+from cluster.autoscaling.demand import metrics_of
 from cluster.messages import WireError
 from cluster.token_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
@@ -38,6 +40,7 @@ class Replica:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, args: ModelArgs, cache_dir: Path
     ) -> None:
+        began_s = time.monotonic()
         placement_group = get_current_placement_group()
         if placement_group is None:
             raise RuntimeError("Replica runs only in the placement group that Serve gives it")
@@ -56,6 +59,7 @@ class Replica:
             peer_id=serve.get_replica_context().replica_id.unique_id,
         )
         await self._submit.connect()
+        self._cold_start_s = time.monotonic() - began_s
         self._watch = asyncio.create_task(self._die_with_group())
         logger.info("serving; %s", description.phase_times_s)
 
@@ -83,15 +87,8 @@ class Replica:
         """Numbers for the autoscaling policy (Serve hook)."""
         async with asyncio.timeout(SNAPSHOT_TIMEOUT_S):
             snapshot, held = await asyncio.gather(self._group.snapshot(), self._group.demand())
-        return {
-            "block_size": snapshot.block_size,
-            "num_blocks": snapshot.num_blocks,
-            "num_used_blocks": snapshot.num_blocks - snapshot.num_usable_blocks,
-            "num_waiting": snapshot.num_waiting,
-            "num_running": snapshot.num_running,
-            "num_queued_prefill_tokens": snapshot.num_queued_prefill_tokens,
-            **msgspec.structs.asdict(held),
-        }
+        told = metrics_of(snapshot, cold_start_s=self._cold_start_s)
+        return told | msgspec.structs.asdict(held)
 
     async def check_health(self) -> None:
         """Raise when rank 0 does not answer (Serve hook); `_die_with_group` watches the rest."""

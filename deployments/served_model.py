@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from starlette.types import Scope
 
+from cluster.health import is_serving, problems
 from cluster.token_source import TokenSource
 from deployments.prompt_encoder import PromptEncoder
 from deployments.token_names import TokenNames
@@ -31,6 +32,7 @@ class ServedModel:
         tokenizer: Tokenizer,
         source: TokenSource,
         aliases: Sequence[str] = (),
+        may_sleep: bool = False,
     ) -> None:
         """Take what belongs to the model.
 
@@ -40,14 +42,27 @@ class ServedModel:
             tokenizer: its own.
             source: runs its requests.
             aliases: other names that requests may use for it.
+            may_sleep: whether there may be no replica while nobody asks for anything.
         """
         self.name = name
         self.names = (name, *aliases)
         self.max_model_len = max_model_len
         self.tokenizer = tokenizer
         self.source = source
+        self.may_sleep = may_sleep
         self.encoder = PromptEncoder(tokenizer, max_model_len)
         self.texts = TokenNames(tokenizer)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a replica takes requests, or one starts for the first that comes."""
+        snapshots = self.source.snapshots()
+        return (self.may_sleep and not snapshots) or any(map(is_serving, snapshots))
+
+    @property
+    def problems(self) -> list[str]:
+        """One sentence for each thing that is wrong."""
+        return problems(self.source.snapshots(), may_sleep=self.may_sleep)
 
 
 class ServedModels:

@@ -8,7 +8,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cluster.health import is_serving, problems
 from deployments.http_errors import JSON, UnknownRequest
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
@@ -48,14 +47,14 @@ class StatusRoutes:
         found = [
             f"{model.name}: {problem}" if len(self._models) > 1 else problem
             for model in self._models
-            for problem in problems(model.source.snapshots())
+            for problem in model.problems
         ]
         status = "unhealthy" if found else "healthy"
         return _json({"status": status, "problems": found}, 503 if found else 200)
 
     async def ready(self, request: Request) -> Response:
-        """200 when at least one replica of every model takes requests."""
-        ready = all(any(map(is_serving, model.source.snapshots())) for model in self._models)
+        """200 when every model takes requests; one may sleep until the first comes."""
+        ready = all(model.is_ready for model in self._models)
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def status(self, request: Request) -> Response:

@@ -1,50 +1,73 @@
-"""When replicas are added and when they go."""
+"""When replicas are added and when they go, rule by rule."""
 
-import json
+import pickle
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any
 
 import pytest
 
-from cluster.autoscaling import LOW_PERIOD_S, WAIT_PERIOD_S, ReplicaDemand, desired_replicas
+from cluster.autoscaling.decision import Reason, ScalingDecision
+from cluster.autoscaling.demand import ReplicaDemand, ScalingInput, metrics_of
+from cluster.autoscaling.history import ScalingState
+from cluster.autoscaling.policy import ScalingSettings, decide
+from engine.snapshot import EngineSnapshot
+
+SETTINGS = ScalingSettings(cold_start_s=10.0)
+WINDOW_S = SETTINGS.low_window_s
+STEP_TIME: Mapping[str, float] = {"constant_s": 0.01, "seq_s": 0.001, "prefill_token_s": 0.001}
 
 
-def demand(used: float = 0, **fields: float) -> ReplicaDemand:
+def demand(used: float = 0, **numbers: float) -> ReplicaDemand:
     plain = ReplicaDemand(
-        block_size=16,
-        num_blocks=100,
-        num_used_blocks=used,
-        num_waiting=0,
-        num_running=1 if used else 0,
-        num_queued_prefill_tokens=0,
+        block_size=16, num_blocks=100, num_used_blocks=used, num_running=1 if used else 0
     )
-    return replace(plain, **fields)
+    return replace(plain, **numbers)
 
 
 class Deployment:
-    """Calls the policy as Serve would and obeys it."""
+    """Asks the policy as Serve would and obeys it; what is ordered serves at once."""
 
-    def __init__(self, num_replicas: int = 1, min_replicas: int = 1, max_replicas: int = 10):
-        self.num_replicas = num_replicas
-        self.bounds = (min_replicas, max_replicas)
+    def __init__(
+        self,
+        num_replicas: int = 1,
+        bounds: tuple[int, int] = (1, 10),
+        settings: ScalingSettings = SETTINGS,
+    ) -> None:
+        self.num_target = num_replicas
+        self.num_serving = num_replicas
+        self.bounds = bounds
+        self.settings = settings
         self.now_s = 1000.0
-        self._state: dict[str, Any] = {}
+        self.state: ScalingState | None = None
+        self.decisions: list[ScalingDecision] = []
 
-    def decide(self, *demands: ReplicaDemand, after_s: float = 1.0, num_queued: int = 0) -> int:
+    def decide(self, *demands: ReplicaDemand, after_s: float = 2.0, queued: float = 0) -> int:
+        """Evaluate once, so many seconds later; return the number of replicas."""
         self.now_s += after_s
-        self.num_replicas, state = desired_replicas(
-            demands,
-            num_replicas=self.num_replicas,
+        given = ScalingInput(
+            now_s=self.now_s,
+            replicas={str(i): one for i, one in enumerate(demands)},
+            num_serving=self.num_serving,
+            num_target=self.num_target,
             min_replicas=self.bounds[0],
             max_replicas=self.bounds[1],
-            num_queued_requests=num_queued,
-            now_s=self.now_s,
-            state=self._state,
+            num_queued_requests=queued,
         )
-        # Serve keeps the state as JSON.
-        self._state = json.loads(json.dumps(state))
-        return self.num_replicas
+        decision, self.state = decide(given, self.settings, self.state)
+        self.state = pickle.loads(pickle.dumps(self.state))  # noqa: S301  as Serve may keep it
+        self.decisions.append(decision)
+        self.num_target = self.num_serving = decision.num_target
+        return self.num_target
+
+    def alike(self, one: ReplicaDemand, *, seconds: float, after_s: float = 2.0) -> int:
+        """Let every replica tell the same for so long."""
+        for _ in range(int(seconds / after_s)):
+            self.decide(*[one] * self.num_serving, after_s=after_s)
+        return self.num_target
+
+    def reason(self) -> Reason:
+        """Why there are as many as there are."""
+        return self.decisions[-1].reason
 
 
 def test_demand_is_used_blocks_and_those_that_queued_prompts_will_take() -> None:
@@ -52,120 +75,318 @@ def test_demand_is_used_blocks_and_those_that_queued_prompts_will_take() -> None
     assert queued.num_needed_blocks == 10 + 3 + 2
 
 
-def test_metrics_by_name_make_a_demand_and_missing_ones_count_as_nothing() -> None:
-    names = {"block_size": 16.0, "num_blocks": 100.0, "num_used_blocks": 7.0}
-    assert ReplicaDemand.from_metrics(names) == demand(7, num_running=0)
-    assert Deployment().decide(ReplicaDemand.from_metrics({})) == 1
+def test_a_snapshot_survives_the_way_as_numbers() -> None:
+    snapshot = EngineSnapshot(
+        epoch="e",
+        sequence=1,
+        block_size=16,
+        num_blocks=100,
+        num_free_blocks=20,
+        num_evictable_blocks=30,
+        num_waiting=3,
+        num_running=4,
+        num_queued_prefill_tokens=50,
+        step_time_s=(0.1, 0.2, 0.3),
+        num_prompt_tokens=900,
+        num_cache_hit_tokens=200,
+        num_generated_tokens=70,
+        max_num_seqs=8,
+    )
+    metrics = metrics_of(snapshot, cold_start_s=5.0)
+    assert all(isinstance(value, float) for value in metrics.values())
+    told = ReplicaDemand.from_metrics({**metrics, "ongoing_requests": 5})
+    assert told == ReplicaDemand(
+        block_size=16,
+        num_blocks=100,
+        num_used_blocks=50,
+        num_waiting=3,
+        num_running=4,
+        num_queued_prefill_tokens=50,
+        num_prefilled_tokens=700,
+        num_generated_tokens=70,
+        max_num_seqs=8,
+        constant_s=0.1,
+        seq_s=0.2,
+        prefill_token_s=0.3,
+        cold_start_s=5.0,
+    )
+    assert ReplicaDemand.from_metrics(told.as_metrics()) == told
 
 
-def test_high_demand_adds_replicas_at_once() -> None:
+def test_blocks_that_requests_need_add_replicas() -> None:
     assert Deployment().decide(demand(75)) == 1
     assert Deployment().decide(demand(76)) == 2
-    assert Deployment().decide(demand(100, num_queued_prefill_tokens=3200)) == 4
-
-
-def test_cached_prefixes_that_nobody_uses_are_no_demand() -> None:
-    # num_used_blocks leaves evictable blocks out, so a cache that is full counts as empty.
+    # A cache that is full of prefixes nobody uses counts as empty.
     assert Deployment().decide(demand(0)) == 1
+
+
+def test_requests_that_frontends_hold_count_once_though_every_replica_tells_of_them() -> None:
+    held = demand(30, num_held_requests=10, num_held_tokens=1600)
+    deployment = Deployment(2)
+    deployment.decide(held, held)
+    [decision] = deployment.decisions
+    assert decision.num_held_requests == 10
+    assert decision.load.num_needed_blocks == 60 + 100 + 10
+
+
+def test_a_backlog_of_prompts_is_to_be_worked_off_in_time() -> None:
+    # 1000 tokens per second and replica: 41,000 tokens take 41 s on one.
+    backlog = demand(num_blocks=1e6, num_queued_prefill_tokens=41_000, **STEP_TIME)
+    deployment = Deployment()
+    assert deployment.decide(backlog) == 3
+    assert deployment.reason() is Reason.PANIC
+    assert deployment.decisions[-1].load.prefill == pytest.approx(2.05)
+
+
+def test_prompts_that_keep_coming_need_the_rate_at_which_they_are_computed() -> None:
+    deployment = Deployment()
+    for i in range(60):
+        done = demand(10, num_blocks=1e6, num_prefilled_tokens=2400.0 * i, **STEP_TIME)
+        deployment.decide(done, *[demand(1)] * (deployment.num_serving - 1))
+    # 1200 tokens/s; a replica is to get 800.
+    assert deployment.num_target == 2
+    assert deployment.decisions[-1].load.prefill == pytest.approx(1.5, rel=0.01)
+
+
+def test_output_needs_the_rate_at_which_a_batch_still_decodes_in_time() -> None:
+    deployment = Deployment()
+    for i in range(60):
+        counted = {"num_generated_tokens": 1500.0 * i, "max_num_seqs": 256.0}
+        done = demand(10, num_blocks=1e6, **counted, **STEP_TIME)
+        deployment.decide(done, *[demand(1)] * (deployment.num_serving - 1))
+    # In 0.1 s a step decodes 90 sequences, so a replica 900 tokens/s.
+    assert deployment.decisions[-1].load.decode == pytest.approx(750 / (0.8 * 900), rel=0.01)
+    assert deployment.num_target == 2
+
+
+def test_a_lull_is_remembered_by_the_slow_average() -> None:
+    deployment = Deployment(2)
+    for i in range(60):
+        done = demand(10, num_blocks=1e6, num_prefilled_tokens=2400.0 * i, **STEP_TIME)
+        deployment.decide(done, demand(1))
+    busy = deployment.decisions[-1].prefill_tokens_per_s
+    done = demand(10, num_blocks=1e6, num_prefilled_tokens=2400.0 * 59, **STEP_TIME)
+    for _ in range(10):
+        deployment.decide(done, demand(1))
+    assert 0.5 * busy < deployment.decisions[-1].prefill_tokens_per_s < busy
+
+
+def test_counters_of_a_replica_that_is_new_or_gone_are_no_rate() -> None:
+    deployment = Deployment(2)
+    for demands in (
+        [demand(10)],
+        [demand(10), demand(10, num_prefilled_tokens=1e9)],
+        [demand(10)],
+        [demand(10, num_prefilled_tokens=0), demand(10, num_prefilled_tokens=5)],
+    ):
+        deployment.decide(*demands)
+    assert deployment.decisions[-1].prefill_tokens_per_s == 0
+
+
+def test_more_sequences_than_replicas_may_run_at_once_add_replicas() -> None:
+    deployment = Deployment()
+    full = demand(20, num_running=8, num_waiting=12, max_num_seqs=8)
+    assert deployment.decide(full) == 3
+
+
+def test_a_single_high_moment_adds_nothing() -> None:
+    deployment = Deployment(3)
+    for _ in range(20):
+        assert deployment.decide(*[demand(80)] * 3) == 3
+        assert deployment.reason() is Reason.UNCONFIRMED
+        assert deployment.decide(*[demand(30)] * 3) == 3
+    deployment.decide(*[demand(80)] * 3)
+    assert deployment.decide(*[demand(80)] * 3) == 4
+    assert deployment.reason() is Reason.DEMAND
+
+
+def test_much_higher_demand_is_not_waited_for() -> None:
+    deployment = Deployment(4)
+    assert deployment.decide(*[demand(100, num_queued_prefill_tokens=160)] * 4) == 6
+    assert deployment.reason() is Reason.PANIC
+
+
+def test_no_step_is_larger_than_half_or_two() -> None:
+    flood = demand(100, num_queued_prefill_tokens=160_000)
+    steps = [1, 3, 5, 7, 10, 15, 22, 33]
+    deployment = Deployment(bounds=(1, 1000))
+    assert [deployment.num_target, *(deployment.decide(flood) for _ in steps[1:])] == steps
 
 
 def test_starting_replicas_are_not_ordered_twice() -> None:
     deployment = Deployment()
-    assert deployment.decide(demand(100, num_queued_prefill_tokens=1600)) == 3
     for _ in range(200):
-        # Two are still starting and report nothing.
         assert deployment.decide(demand(100, num_queued_prefill_tokens=1600)) == 3
+        deployment.num_serving = 1
+
+
+def test_late_first_tokens_add_a_replica_and_then_wait_for_what_it_does() -> None:
+    deployment = Deployment(3)
+    late = demand(50, ttft_attainment=0.9)
+    assert deployment.alike(late, seconds=62) == 3
+    assert deployment.reason() is Reason.UNCONFIRMED
+    assert deployment.decide(*[late] * 3) == 4
+    assert deployment.reason() is Reason.LATE_TOKENS
+    assert deployment.alike(demand(45, ttft_attainment=0.9), seconds=58) == 4
+    assert deployment.alike(demand(45, ttft_attainment=0.9), seconds=6) == 5
+
+
+def test_a_tenth_more_come_for_late_first_tokens() -> None:
+    deployment = Deployment(30, bounds=(1, 99))
+    deployment.alike(demand(70, ttft_attainment=0.5), seconds=64)
+    assert deployment.num_target == 33
+
+
+def test_first_tokens_that_come_late_on_idle_replicas_add_none() -> None:
+    assert Deployment(2).alike(demand(10, ttft_attainment=0.0), seconds=200) == 2
 
 
 def test_bounds_hold_whatever_the_demand() -> None:
-    assert Deployment(max_replicas=2).decide(demand(100, num_queued_prefill_tokens=9999)) == 2
-    assert Deployment(min_replicas=3).decide(demand(1)) == 3
-    assert Deployment(num_replicas=9, max_replicas=5).decide() == 5
+    flood = demand(100, num_queued_prefill_tokens=9999)
+    deployment = Deployment(2, bounds=(1, 2))
+    assert deployment.decide(flood, flood) == 2
+    assert deployment.reason() is Reason.AT_MOST
+    for before, after in ((1, 3), (9, 5)):
+        deployment = Deployment(before, bounds=(3, 5))
+        assert deployment.decide(*[demand(1)] * before) == after
+        assert deployment.reason() is Reason.BOUNDS
 
 
-def test_replica_goes_only_after_a_sustained_low() -> None:
-    deployment = Deployment(num_replicas=3)
-    low = [demand(5)] * 3
-    assert deployment.decide(*low) == 3
-    assert deployment.decide(*low, after_s=LOW_PERIOD_S - 1) == 3
-    assert deployment.decide(*low, after_s=1) == 1
+def test_replica_goes_only_after_a_sustained_low_and_one_at_a_time() -> None:
+    deployment = Deployment(4)
+    assert deployment.alike(demand(5), seconds=WINDOW_S) == 4
+    assert deployment.reason() is Reason.YOUNG
+    assert deployment.alike(demand(5), seconds=2) == 3
+    assert deployment.reason() is Reason.REMOVAL
+    assert deployment.alike(demand(5), seconds=28) == 3
+    assert deployment.reason() is Reason.RECENT_REMOVAL
+    assert deployment.alike(demand(5), seconds=2) == 2
+    assert deployment.alike(demand(5), seconds=30) == 1
+    assert deployment.alike(demand(5), seconds=1000) == 1
 
 
-def test_a_high_moment_starts_the_low_period_again() -> None:
-    deployment = Deployment(num_replicas=2)
-    assert deployment.decide(demand(5), demand(5)) == 2
-    assert deployment.decide(demand(70), demand(70), after_s=LOW_PERIOD_S - 1) == 2
-    assert deployment.decide(demand(5), demand(5), after_s=2) == 2
-    assert deployment.decide(demand(5), demand(5), after_s=LOW_PERIOD_S) == 1
+def test_a_high_moment_starts_the_low_window_again() -> None:
+    deployment = Deployment(2)
+    deployment.alike(demand(5), seconds=WINDOW_S - 2)
+    deployment.decide(demand(70), demand(70))
+    assert deployment.alike(demand(5), seconds=WINDOW_S) == 2
+    assert deployment.reason() is Reason.RECENT_PEAK
+    assert deployment.alike(demand(5), seconds=2) == 1
 
 
-def test_as_many_stay_as_the_busiest_moment_of_the_low_period_needed() -> None:
-    deployment = Deployment(num_replicas=5)
-    assert deployment.decide(*[demand(5)] * 5) == 5
-    assert deployment.decide(*[demand(30)] * 5) == 5
-    assert deployment.decide(*[demand(5)] * 5, after_s=LOW_PERIOD_S) == 3
+def test_as_many_stay_as_the_busiest_moment_of_the_window_needed() -> None:
+    deployment = Deployment(5)
+    deployment.alike(demand(5), seconds=WINDOW_S)
+    deployment.decide(*[demand(30)] * 5)
+    deployment.alike(demand(5), seconds=WINDOW_S - 10)
+    assert deployment.num_target == 2
+
+
+def test_a_cold_start_that_takes_long_makes_the_window_longer() -> None:
+    deployment = Deployment(2)
+    slow = demand(5, cold_start_s=200.0)
+    assert deployment.alike(slow, seconds=600) == 2
+    assert deployment.alike(slow, seconds=2) == 1
+
+
+def test_a_replica_of_many_is_not_worth_a_removal() -> None:
+    deployment = Deployment(20, bounds=(1, 30))
+    assert deployment.alike(demand(70), seconds=WINDOW_S + 100) == 20
+    assert deployment.reason() is Reason.DEAD_BAND
+    assert deployment.alike(demand(50), seconds=WINDOW_S + 100) < 20
 
 
 def test_removal_is_judged_by_what_the_others_would_then_carry() -> None:
-    deployment = Deployment(num_replicas=2)
-    for _ in range(5):
-        # One replica would be at 70 %: below the target for adding, too much for removing.
-        assert deployment.decide(demand(35), demand(35), after_s=LOW_PERIOD_S) == 2
+    deployment = Deployment(2)
+    # One replica would be at 70 %: below the share for adding, too much for removing.
+    assert deployment.alike(demand(35), seconds=WINDOW_S + 100) == 2
+    assert deployment.reason() is Reason.KV
 
 
-@pytest.mark.parametrize("used", range(1, 400, 7))
-def test_constant_demand_settles_and_never_swings(used: int) -> None:
-    deployment = Deployment(num_replicas=4)
-    counts = []
-    for _ in range(400):
-        share = demand(min(100, used / deployment.num_replicas))
-        counts.append(deployment.decide(*[share] * deployment.num_replicas, after_s=5))
-    changes = [b - a for a, b in pairwise(counts) if a != b]
-    assert len(changes) <= 1
+@pytest.mark.parametrize(("rise", "num_left"), [(0.29, 4), (0.0, 3)])
+def test_a_rising_trend_keeps_what_it_will_need(rise: float, num_left: int) -> None:
+    deployment = Deployment(4, settings=replace(SETTINGS, cold_start_s=90.0))
+    deployment.alike(demand(65), seconds=WINDOW_S)
+    # At the end 3 replicas would have 59 % in use either way.
+    for i in range(152, 0, -1):
+        deployment.decide(*[demand(44.5 - rise * i)] * 4)
+    assert deployment.num_target == num_left
+    refused = [one for one in deployment.decisions if one.reason is Reason.FORECAST]
+    assert bool(refused) == bool(rise)
 
 
 def test_missing_reports_are_not_idleness() -> None:
-    deployment = Deployment(num_replicas=3)
-    for _ in range(5):
-        assert deployment.decide(demand(1), after_s=LOW_PERIOD_S) == 3
-        assert deployment.decide(after_s=LOW_PERIOD_S) == 3
+    deployment = Deployment(3)
+    for _ in range(400):
+        assert deployment.decide(demand(1)) == 3
+    assert deployment.reason() is Reason.UNREPORTED
+    deployment = Deployment(1, bounds=(0, 3))
+    for _ in range(400):
+        assert deployment.decide() == 1
 
 
-def test_requests_that_keep_waiting_for_a_full_batch_add_replicas() -> None:
-    deployment = Deployment()
-    full_batch = demand(20, num_running=8, num_waiting=12)
-    assert deployment.decide(full_batch) == 1
-    assert deployment.decide(full_batch, after_s=WAIT_PERIOD_S) == 3
-
-
-def test_a_moment_of_waiting_adds_nothing() -> None:
-    deployment = Deployment()
-    for _ in range(10):
-        assert deployment.decide(demand(20, num_waiting=4)) == 1
-        assert deployment.decide(demand(20)) == 1
-
-
-def test_requests_that_wait_where_nothing_runs_add_nothing() -> None:
-    deployment = Deployment()
-    for _ in range(10):
-        assert deployment.decide(demand(0, num_waiting=5)) == 1
-
-
-def test_requests_that_wait_for_a_first_replica_get_one() -> None:
-    deployment = Deployment(num_replicas=0, min_replicas=0)
-    assert deployment.decide(num_queued=3) == 0
-    assert deployment.decide(num_queued=3, after_s=WAIT_PERIOD_S) == 1
-    assert deployment.decide(num_queued=3) == 1
-
-
-def test_idle_deployment_that_may_shrink_to_nothing_does() -> None:
-    deployment = Deployment(min_replicas=0)
-    assert deployment.decide(demand(0)) == 1
-    assert deployment.decide(demand(0), after_s=LOW_PERIOD_S) == 0
+def test_nothing_is_removed_before_a_window_is_known() -> None:
+    # As after a restart of Serve's controller, which forgets.
+    deployment = Deployment(3)
+    deployment.alike(demand(1), seconds=WINDOW_S)
+    deployment.state = None
+    assert deployment.alike(demand(1), seconds=WINDOW_S) == 3
 
 
 def test_clock_that_steps_back_does_not_remove_replicas() -> None:
-    deployment = Deployment(num_replicas=2)
-    assert deployment.decide(demand(1), demand(1)) == 2
-    assert deployment.decide(demand(1), demand(1), after_s=-500) == 2
-    assert deployment.decide(demand(1), demand(1), after_s=LOW_PERIOD_S - 1) == 2
+    deployment = Deployment(2)
+    deployment.alike(demand(1), seconds=WINDOW_S)
+    deployment.decide(demand(1), demand(1), after_s=-500)
+    assert deployment.alike(demand(1), seconds=WINDOW_S - 2) == 2
+
+
+class TestZero:
+    def test_the_last_replica_goes_after_the_delay_without_any_request(self) -> None:
+        deployment = Deployment(1, bounds=(0, 3))
+        deployment.alike(demand(5), seconds=100)
+        assert deployment.alike(demand(), seconds=298) == 1
+        assert deployment.alike(demand(), seconds=2) == 0
+        assert deployment.reason() is Reason.IDLE
+        assert deployment.decisions[-1].idle_s == 300
+
+    def test_a_request_between_two_looks_counts(self) -> None:
+        deployment = Deployment(1, bounds=(0, 3))
+        deployment.alike(demand(), seconds=200)
+        assert deployment.alike(demand(num_generated_tokens=1), seconds=300) == 1
+        assert deployment.alike(demand(num_generated_tokens=1), seconds=2) == 0
+
+    def test_one_stays_where_one_must(self) -> None:
+        assert Deployment(1).alike(demand(), seconds=2000) == 1
+
+    def test_several_become_one_before_they_become_none(self) -> None:
+        deployment = Deployment(3, bounds=(0, 3))
+        seen = [deployment.alike(demand(), seconds=2) for _ in range(300)]
+        assert [a for a, b in zip(seen, [None, *seen], strict=False) if a != b] == [3, 2, 1, 0]
+
+    @pytest.mark.parametrize("queued", [0.05, 1, 50])
+    def test_the_first_request_wakes_one_at_once(self, queued: float) -> None:
+        deployment = Deployment(0, bounds=(0, 3))
+        assert deployment.decide() == 0
+        assert deployment.reason() is Reason.ASLEEP
+        assert deployment.decide(queued=queued) == 1
+        assert deployment.reason() is Reason.WAKE
+
+    def test_what_was_woken_stays_for_the_delay_though_nobody_waits_any_more(self) -> None:
+        deployment = Deployment(0, bounds=(0, 3))
+        deployment.decide(queued=1)
+        for _ in range(500):
+            deployment.num_serving = 0
+            assert deployment.decide() == 1
+        deployment.num_serving = 1
+        assert deployment.alike(demand(), seconds=298) == 1
+        assert deployment.alike(demand(), seconds=4) == 0
+
+
+def test_a_decision_is_one_line_with_its_numbers() -> None:
+    deployment = Deployment()
+    deployment.decide(demand(100, num_held_requests=3, num_held_tokens=160, cold_start_s=7))
+    line = str(deployment.decisions[-1])
+    assert "\n" not in line
+    for part in ("replicas 1 -> 2 (panic)", "wanted 2", "kv 1.51", "held 3", "cold start 7 s"):
+        assert part in line
+    assert deployment.decisions[-1].changes

@@ -43,3 +43,6 @@ def test_replica_that_takes_no_requests_is_no_problem_of_its_own(state: EngineSt
 
 def test_no_replica_at_all_is_a_problem() -> None:
     assert problems([]) == ["No replica is serving."]
+    ill = replica(connected=False)
+    assert problems([], may_sleep=True) == []
+    assert len(problems([ill], may_sleep=True)) == 2

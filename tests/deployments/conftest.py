@@ -39,7 +39,11 @@ def build_app(source: FakeTokenSource, tokenizer: Tokenizer) -> BuildApp:
     """Build an application on `source`; keywords are fields of HttpSettings and of the model."""
 
     def build(
-        *, max_model_len: int = 512, aliases: Sequence[str] = (), **fields: object
+        *,
+        max_model_len: int = 512,
+        aliases: Sequence[str] = (),
+        may_sleep: bool = False,
+        **fields: object,
     ) -> Starlette:
         model = ServedModel(
             "tiny",
@@ -47,6 +51,7 @@ def build_app(source: FakeTokenSource, tokenizer: Tokenizer) -> BuildApp:
             tokenizer=tokenizer,
             source=source,
             aliases=aliases,
+            may_sleep=may_sleep,
         )
         values = {"version": "1.2.3", **fields}
         return build_http_app([model], HttpSettings(**values))  # type: ignore[arg-type]

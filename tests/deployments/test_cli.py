@@ -96,8 +96,10 @@ def test_scheduling_options_reach_the_engine(run: Run, launches: Launches, words
 
 
 def test_replicas_take_a_range(run: Run, launches: Launches) -> None:
-    run("serve", "--replicas", "1:4")
-    assert (launches.model().replicas_min, launches.model().replicas_max) == (1, 4)
+    run("serve", "--replicas", "0:4", "--scale-to-zero-delay", "60", "--scale-down-delay", "90")
+    args = launches.model()
+    assert (args.replicas_min, args.replicas_max) == (0, 4)
+    assert (args.scale_to_zero_delay_s, args.scale_down_delay_s) == (60, 90)
 
 
 def test_local_model_path_is_absolute_for_processes_in_other_folders(
@@ -157,7 +159,8 @@ def test_failed_start_ends_in_cause_and_fix(run: Run, launches: Launches) -> Non
         ("--preset fast", "fast"),
         ("--replicas many", '"many" is no number of replicas'),
         ("--replicas 4:1", "below replicas_min 4"),
-        ("--replicas 0", "replicas-min is 0"),
+        ("--replicas 0", "replicas-max is 0"),
+        ("--replicas 0:2 --scale-to-zero-delay 0", "scale-to-zero-delay-s is 0"),
         ("--accelerator-label gpu", '"gpu" is no label with a value'),
         ("--accelerator-label gpu= ", "selects no node"),
         ("--accelerator-label gpu=a --accelerator-label gpu=b", '"gpu" is given twice'),

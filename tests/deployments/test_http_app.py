@@ -47,6 +47,15 @@ def test_health_is_progress_and_ready_is_one_serving_replica(
     assert call(app, "/ready").status == (200 if ready else 503)
 
 
+def test_a_deployment_that_may_sleep_is_ready_without_replicas(
+    build_app: BuildApp, source: FakeTokenSource
+) -> None:
+    app = build_app(may_sleep=True)
+    for replicas, status in (([], 200), ([replica(connected=False)], 503)):
+        source.replicas = replicas
+        assert call(app, "/health").status == call(app, "/ready").status == status
+
+
 def test_status_shows_every_field_of_every_replica(app: Starlette, source: FakeTokenSource) -> None:
     source.replicas = [replica("r1"), replica("r2", num_running=3, connected=False)]
     [body] = call(app, "/status").json()["models"]
