@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
+from deployments.cli_settings import parse_replicas
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateOptions:
     """What is simulated and how it is judged, as the command line has it."""
 
     trace: Path
-    replicas: int
+    replicas: tuple[int, int]
+    cold_start_s: float
     policy: str
     seconds: float | None
     rate: float
@@ -35,7 +38,13 @@ class SimulateOptions:
 
 def simulate(
     trace: Annotated[Path, typer.Argument(help="Arrivals: JSON lines or CSV, gzipped or not.")],
-    replicas: Annotated[int, typer.Option("--replicas", help="How many.")] = 12,
+    replicas: Annotated[
+        str,
+        typer.Option("--replicas", metavar="N|MIN:MAX", help="How many; MIN:MAX scales them."),
+    ] = "12",
+    cold_start: Annotated[
+        float, typer.Option("--cold-start", help="Seconds until a new replica serves.")
+    ] = 60.0,
     policy: Annotated[
         str, typer.Option("--policy", help="How requests are placed; all: each way in turn.")
     ] = "kv",
@@ -89,7 +98,8 @@ def simulate(
     run_simulation(
         SimulateOptions(
             trace=trace,
-            replicas=replicas,
+            replicas=parse_replicas(replicas),
+            cold_start_s=cold_start,
             policy=policy,
             seconds=seconds,
             rate=rate,

@@ -12,7 +12,8 @@ from rich.table import Table
 from cluster.policies import POLICIES
 from cluster.simulation.replica import ReplicaModel
 from cluster.simulation.reports import Reporting
-from cluster.simulation.run import Scenario, simulate
+from cluster.simulation.run import Scenario, simulate_scaling
+from cluster.simulation.scaler import Scaling
 from cluster.simulation.shaping import scaled, window, with_burst, with_flood
 from cluster.simulation.summary import (
     Objective,
@@ -28,6 +29,10 @@ from engine.config import Preset
 from engine.errors import InvalidConfig
 
 ALL_POLICIES = "all"
+HEADINGS = (
+    *("goodput", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "cached", "failed"),
+    *("replica-s", "turns"),
+)
 
 
 def run_simulation(options: SimulateOptions) -> None:
@@ -42,13 +47,13 @@ def run_simulation(options: SimulateOptions) -> None:
         for name in names:
             bar = bars.add_task(name, total=sum(map(len, traces)))
             for seed, trace in enumerate(traces):
-                outcomes = simulate(
+                outcomes, record = simulate_scaling(
                     trace,
                     replace(cluster, seed=seed),
                     POLICIES[name],
                     lambda _num_ended, bar=bar: bars.advance(bar),  # type: ignore[misc]
                 )
-                runs[name].append(summarise(outcomes, objective))
+                runs[name].append(summarise(outcomes, objective, record))
     if options.as_json:
         typer.echo(json.dumps(as_json(runs), indent=2))
     else:
@@ -73,9 +78,18 @@ def shaped(
 
 
 def scenario(options: SimulateOptions) -> Scenario:
-    """Return the cluster. Raises InvalidConfig for what cannot be."""
-    num_replicas = options.replicas
-    counts = ("replicas", num_replicas), ("frontends", options.frontends), ("seeds", options.seeds)
+    """Return the cluster; with two numbers of replicas it is scaled between them.
+
+    Raises InvalidConfig for what cannot be.
+    """
+    num_min, num_max = options.replicas
+    num_replicas = max(1, num_min)
+    if num_max < num_replicas:
+        raise InvalidConfig(
+            f"There are {num_min} to {num_max} replicas.",
+            "Give 1 or more, or the smaller number first: --replicas MIN:MAX.",
+        )
+    counts = ("frontends", options.frontends), ("seeds", options.seeds)
     for what, value in counts:
         if value < 1:
             raise InvalidConfig(f"There are {value} {what}.", "Use 1 or more.")
@@ -94,6 +108,16 @@ def scenario(options: SimulateOptions) -> Scenario:
         block_size=options.block_size,
         preset=Preset(options.preset),
     )
+    scaling = None
+    if num_min < num_max:
+        _check_above_zero("cold start", options.cold_start_s)
+        scaling = Scaling(
+            min_replicas=num_min,
+            max_replicas=num_max,
+            model=model,
+            cold_start_s=options.cold_start_s,
+            ttft_objective_s=options.ttft_s,
+        )
     halved = replace(model, speed=model.speed / 2)
     return Scenario(
         replicas=[halved if i in options.slow else model for i in range(num_replicas)],
@@ -104,6 +128,7 @@ def scenario(options: SimulateOptions) -> Scenario:
             late=options.late_reports,
         ),
         deaths=[(time_s, int(number)) for time_s, number in deaths],
+        scaling=scaling,
     )
 
 
@@ -140,7 +165,7 @@ def _check_share(name: str, value: float) -> None:
 def _table(runs: Mapping[str, Sequence[Summary]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("policy", no_wrap=True)
-    for heading in ("goodput", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "cached", "failed"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for name, summaries in runs.items():
         summary = summaries[0] if len(summaries) == 1 else combined(summaries)
@@ -155,5 +180,7 @@ def _table(runs: Mapping[str, Sequence[Summary]]) -> Table:
             *(f"{1e3 * seconds:.0f} ms" for seconds in (tpot.p50, tpot.p99)),
             f"{summary.cached:.1%}",
             str(summary.num_failed),
+            f"{summary.replica_s:.0f}",
+            str(summary.num_direction_changes),
         )
     return table

@@ -61,8 +61,8 @@ class Load:
 
     @property
     def num_replicas(self) -> float:
-        """What asks for most asks for so many."""
-        return max(self.prefill, self.decode, self.kv, self.seats)
+        """What asks for most asks for so many. Prompts and output share the steps, so they add."""
+        return max(self.prefill + self.decode, self.kv, self.seats)
 
     def kv_share(self, num_replicas: int) -> float:
         """Share of the blocks in use if so many replicas had all requests."""

@@ -14,7 +14,7 @@ from cluster.autoscaling.history import ScalingState
 from cluster.autoscaling.load import Load
 
 PANIC: Final = 1.5
-"""So many times as many wanted as there are: not to wait for a second look."""
+"""So many times as many asked for as there are: not to wait for a second look."""
 TTFT_GOAL: Final = 0.95
 """Share of the requests whose first token should come in time."""
 TTFT_WINDOW_S: Final = 60.0
@@ -51,7 +51,7 @@ def decide(
     # After a step back of the clock nothing that is remembered has a time.
     if state is None or given.now_s < state.evaluated_s:
         state = ScalingState.new(given.now_s)
-    rates = state.rates.advanced(given.replicas, given.now_s)
+    rates = state.rates.advanced(given)
     load = Load.of(given, rates)
     has_grown = given.num_serving > state.num_serving
     is_active = given.has_requests or rates.has_risen
@@ -147,7 +147,8 @@ class _Evaluation:
         target, most = self._given.num_target, self._given.max_replicas
         if target >= most:
             return target, Reason.AT_MOST
-        is_panic = self._wanted >= PANIC * target
+        # Whole replicas would make a panic of every step of a small deployment.
+        is_panic = self._load.num_replicas >= PANIC * target
         if self._state.num_above < 2 and not is_panic:
             return target, Reason.UNCONFIRMED
         step = max(2, target // 2)

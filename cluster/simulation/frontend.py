@@ -1,16 +1,20 @@
 """A frontend of the simulated cluster: places requests by its own board, follows their tokens."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from cluster.admission_limits import AdmissionLimits
 from cluster.admission_queue import LOOK_S, AdmissionQueue, Ticket
+from cluster.attainment import Attainment
 from cluster.board import Board
+from cluster.messages import Demand
 from cluster.prefix_index import prompt_keys
 from cluster.request_need import RequestNeed
 from cluster.simulation.events import Events
 from cluster.simulation.replica import MODEL_NAME, SimulatedReplica, StepResult
+from cluster.simulation.scaler import Scaling
 from cluster.simulation.trace import TraceRequest
 from engine.errors import Overloaded
 from engine.request import GenerateRequest
@@ -48,6 +52,8 @@ class Frontend:
         network_s: float,
         limits: AdmissionLimits,
         on_end: Callable[[Outcome], None],
+        *,
+        scaling: Scaling | None = None,
     ) -> None:
         self._name = name
         self._events = events
@@ -56,6 +62,9 @@ class Frontend:
         self._network_s = network_s
         self._block_size = next(iter(replicas.values())).snapshot().block_size
         self._on_end = on_end
+        self._waits_for_start = scaling is not None
+        objective_s = math.inf if scaling is None else scaling.ttft_objective_s
+        self._attainment = Attainment(objective_s, events.clock)
         self._live: dict[str, Outcome] = {}
         self._asked: dict[str, GenerateRequest] = {}
         """What waits, as it goes to the engine."""
@@ -87,11 +96,16 @@ class Frontend:
                 continue
             if outcome.first_s is None:
                 outcome.first_s = self._events.now
+                self._attainment.add(outcome.first_s - outcome.request.arrival_s)
                 outcome.num_cached_tokens = output.num_cached_tokens
             if output.finish_reason is not None:
                 self._leave(output.request_id, outcome.request.num_output_tokens)
                 outcome.last_s = self._events.now
                 self._on_end(outcome)
+
+    def demand(self) -> Demand:
+        """Return what the autoscaler has to know."""
+        return Demand(len(self._queue), self._queue.num_tokens, self._attainment.share)
 
     def lose(self, replica_id: str) -> None:
         """Place again what ran on a replica that is gone."""
@@ -103,7 +117,7 @@ class Frontend:
             self._place(outcome)
 
     def _place(self, outcome: Outcome) -> None:
-        if not self._replicas:
+        if not self._replicas and not self._waits_for_start:
             self._on_end(outcome)
             return
         request = outcome.request
@@ -124,6 +138,7 @@ class Frontend:
         try:
             replica_id = self._queue.enter(ticket)
         except Overloaded:
+            self._attainment.add(math.inf)
             self._on_end(outcome)
             return
         self._live[asked.request_id] = outcome
@@ -158,5 +173,6 @@ class Frontend:
         for ticket, replica_id in self._queue.place_next():
             self._start(ticket.need.request_id, replica_id)
         for ticket in self._queue.give_up():
+            self._attainment.add(math.inf)
             self._asked.pop(ticket.need.request_id)
             self._on_end(self._live.pop(ticket.need.request_id))

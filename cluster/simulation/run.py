@@ -4,15 +4,17 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
+from cluster.messages import Demand
 from cluster.placement import PlacementPolicy
 from cluster.simulation.events import Events
 from cluster.simulation.frontend import Frontend, Outcome
 from cluster.simulation.replica import ReplicaModel, SimulatedReplica, StepResult
 from cluster.simulation.reports import Reporting, Reports
+from cluster.simulation.scaler import Scaler, Scaling, ScalingRecord
 from cluster.simulation.trace import TraceRequest
 
 HEARTBEAT_S: Final = 0.5
@@ -33,6 +35,8 @@ class Scenario:
     """Seconds and number of a replica that dies then."""
     seed: int = 0
     """Of whatever is left to chance: who sends to which frontend, which reports are lost."""
+    scaling: Scaling | None = None
+    """None: there are always as many; else `replicas` are those at the start."""
 
 
 def simulate(
@@ -41,7 +45,17 @@ def simulate(
     policy: PlacementPolicy,
     progress: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
-    """Return the outcome of every request, in the order of their ends.
+    """Return the outcome of every request; see `simulate_scaling`."""
+    return simulate_scaling(trace, scenario, policy, progress)[0]
+
+
+def simulate_scaling(
+    trace: Sequence[TraceRequest],
+    scenario: Scenario,
+    policy: PlacementPolicy,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[Outcome], ScalingRecord]:
+    """Return the outcome of every request, in the order of their ends, and what it took.
 
     Args:
         trace: in order of arrival.
@@ -54,7 +68,7 @@ def simulate(
         frontend = run.rng.choice(run.frontends)
         run.events.at(request.arrival_s, partial(frontend.take, request))
     run.events.run()
-    return run.outcomes
+    return run.outcomes, run.record()
 
 
 class _Run:
@@ -72,6 +86,7 @@ class _Run:
         self._progress = progress
         self.rng = random.Random(scenario.seed)  # noqa: S311
         self._reports = Reports(scenario.reporting, self.events, self.rng, self._report)
+        self._draining: set[str] = set()
         self.replicas = {
             f"replica-{i}": SimulatedReplica(f"replica-{i}", model, self.events, self._tell)
             for i, model in enumerate(scenario.replicas)
@@ -88,6 +103,7 @@ class _Run:
                 scenario.network_s,
                 scenario.limits,
                 self._end,
+                scaling=scenario.scaling,
             )
             for i, board in enumerate(self._boards)
         ]
@@ -96,6 +112,18 @@ class _Run:
             for board in self._boards:
                 board.update(replica_id, replica.snapshot())
         self.events.after(HEARTBEAT_S, self._beat)
+        self._scaler: Scaler | None = None
+        if scenario.scaling is not None:
+            self._scaler = Scaler(
+                scenario.scaling,
+                self.events,
+                self.replicas,
+                demand=self._demand,
+                start=self._add,
+                drain=self._drain,
+                stop=self._remove,
+            )
+            self._evaluate(self._scaler, scenario.scaling.settings.evaluation_period_s)
         for time_s, number in scenario.deaths:
             self.events.at(time_s, partial(self._kill, f"replica-{number}"))
 
@@ -106,9 +134,39 @@ class _Run:
         if len(self.outcomes) < self._num_requests:
             self.events.after(HEARTBEAT_S, self._beat)
 
+    def _evaluate(self, scaler: Scaler, period_s: float) -> None:
+        scaler.evaluate()
+        if len(self.outcomes) < self._num_requests:
+            self.events.after(period_s, partial(self._evaluate, scaler, period_s))
+
+    def _demand(self) -> Demand:
+        held = [frontend.demand() for frontend in self.frontends]
+        return Demand(
+            sum(one.num_held_requests for one in held),
+            sum(one.num_held_tokens for one in held),
+            min(one.ttft_attainment for one in held),
+        )
+
+    def _add(self, replica_id: str, model: ReplicaModel) -> None:
+        replica = SimulatedReplica(replica_id, model, self.events, self._tell)
+        self.replicas[replica_id] = replica
+        self._set_members()
+        replica.beat()
+
+    def _drain(self, replica_id: str) -> None:
+        self._draining.add(replica_id)
+        self._set_members()
+
+    def _remove(self, replica_id: str) -> None:
+        self._draining.discard(replica_id)
+        self.replicas.pop(replica_id, None)
+
     def _set_members(self) -> None:
+        members: dict[str, dict[str, Any]] = {
+            replica_id: {} for replica_id in self.replicas if replica_id not in self._draining
+        }
         for board in self._boards:
-            board.set_members({replica_id: {} for replica_id in self.replicas})
+            board.set_members(members)
 
     def _tell(self, result: StepResult) -> None:
         self._reports.add(result)
@@ -120,10 +178,20 @@ class _Run:
             self.events.after(self._scenario.network_s, partial(frontend.hear_reports, results))
 
     def _kill(self, replica_id: str) -> None:
-        self.replicas.pop(replica_id).kill()
+        replica = self.replicas.pop(replica_id, None)
+        if replica is None:
+            return  # it has been scaled away before
+        replica.kill()
         self._set_members()
         for frontend in self.frontends:
             frontend.lose(replica_id)
+
+    def record(self) -> ScalingRecord:
+        """Return what the replicas of the run cost until now."""
+        if self._scaler is not None:
+            return self._scaler.record()
+        num_replicas = len(self._scenario.replicas)
+        return ScalingRecord(replica_s=num_replicas * self.events.now, peak=num_replicas)
 
     def _end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

@@ -7,6 +7,7 @@ from statistics import stdev
 from typing import Any
 
 from cluster.simulation.frontend import Outcome
+from cluster.simulation.scaler import ScalingRecord
 from engine.errors import InvalidConfig
 
 
@@ -57,6 +58,10 @@ class Summary:
     """Of the simulated time, to the end of the last request."""
     tenant_ttft_s: Mapping[str, Distribution]
     """Of each tenant, where the trace knows any."""
+    replica_s: float = 0.0
+    """Seconds that replicas were there, starting and draining ones included."""
+    num_direction_changes: int = 0
+    """Times that a removal of replicas followed an addition, or the other way round."""
 
 
 _SHARES = (0.5, 0.9, 0.95, 0.99)
@@ -66,8 +71,13 @@ _STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.3
 _LAST_STUDENT_T = 2.262
 
 
-def summarise(outcomes: Sequence[Outcome], objective: Objective) -> Summary:
-    """Summarise a run. Raises InvalidConfig when nobody could serve any of its requests."""
+def summarise(
+    outcomes: Sequence[Outcome], objective: Objective, record: ScalingRecord | None = None
+) -> Summary:
+    """Summarise a run, with what its replicas cost where that is known.
+
+    Raises InvalidConfig when nobody could serve any of its requests.
+    """
     num_requests, num_moved = len(outcomes), sum(o.num_placements > 1 for o in outcomes)
     outcomes = [outcome for outcome in outcomes if not outcome.has_failed]
     if not outcomes:
@@ -106,6 +116,8 @@ def summarise(outcomes: Sequence[Outcome], objective: Objective) -> Summary:
         tenant_ttft_s={
             tenant: Distribution.of(seconds) for tenant, seconds in sorted(of_tenant.items())
         },
+        replica_s=record.replica_s if record else 0.0,
+        num_direction_changes=record.num_direction_changes if record else 0,
     )
 
 
@@ -115,7 +127,7 @@ def combined(summaries: Sequence[Summary]) -> Summary:
     means = _means(rows)
     for name in ("ttft_s", "tpot_s"):
         means[name] = Distribution(**means[name])
-    for name in ("num_requests", "num_moved", "num_failed"):
+    for name in ("num_requests", "num_moved", "num_failed", "num_direction_changes"):
         means[name] = sum(row[name] for row in rows)
     return Summary(**means)
 

@@ -114,10 +114,9 @@ def test_a_snapshot_survives_the_way_as_numbers() -> None:
 
 
 def test_blocks_that_requests_need_add_replicas() -> None:
-    assert Deployment().decide(demand(75)) == 1
-    assert Deployment().decide(demand(76)) == 2
-    # A cache that is full of prefixes nobody uses counts as empty.
-    assert Deployment().decide(demand(0)) == 1
+    # Prefixes in the cache that nobody uses count as empty.
+    for used, num_replicas in ((75, 1), (76, 2), (0, 1)):
+        assert Deployment().alike(demand(used), seconds=4) == num_replicas
 
 
 def test_requests_that_frontends_hold_count_once_though_every_replica_tells_of_them() -> None:
@@ -202,7 +201,9 @@ def test_a_single_high_moment_adds_nothing() -> None:
 
 def test_much_higher_demand_is_not_waited_for() -> None:
     deployment = Deployment(4)
-    assert deployment.decide(*[demand(100, num_queued_prefill_tokens=160)] * 4) == 6
+    assert deployment.decide(*[demand(100, num_queued_prefill_tokens=160)] * 4) == 4
+    deployment = Deployment(4)
+    assert deployment.decide(*[demand(100, num_queued_prefill_tokens=320)] * 4) == 6
     assert deployment.reason() is Reason.PANIC
 
 

@@ -30,6 +30,8 @@ def test_all_policies_as_json(trace: Path) -> None:
         assert summary["goodput"] == 1
         assert 0 < summary["ttft_s"]["p50"] <= summary["ttft_s"]["p99"] < 1
         assert 0 < summary["tpot_s"]["mean"] < 0.08
+        assert summary["replica_s"] == pytest.approx(2 * 9.7, abs=1.5)
+        assert summary["num_direction_changes"] == 0
 
 
 def test_table_of_one_policy_on_a_part_of_the_trace(trace: Path) -> None:
@@ -39,11 +41,30 @@ def test_table_of_one_policy_on_a_part_of_the_trace(trace: Path) -> None:
     assert "lmetric" not in result.stdout
 
 
+def test_replicas_that_follow_the_demand(tmp_path: Path) -> None:
+    # Blocks for one request at a time: a crowd comes, and long after it a single one.
+    rows = [f"{i / 10},t,1000,100" for i in range(60)] + ["900,t,1000,100"]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["arrival_s,tenant,input_tokens,output_tokens", *rows]))
+    options = ["--replicas", "0:4", "--cold-start", "5", "--num-blocks", "80", "--json"]
+    result = CliRunner().invoke(app, ["simulate", str(path), *options])
+    summary = json.loads(result.stdout)["policies"]["kv"]
+    assert summary["num_failed"] == 0
+    assert summary["num_direction_changes"] == 2
+    assert 300 < summary["replica_s"] < 4 * 450
+    table = CliRunner().invoke(app, ["simulate", str(path), *options[:-1]]).stdout
+    assert "turns" in table
+    assert f"{summary['replica_s']:.0f}" in table
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--policy", "best"], "no policy 'best'"),
-        (["--replicas", "0"], "0 replicas"),
+        (["--replicas", "0"], "0 to 0 replicas"),
+        (["--replicas", "3:2"], "3 to 2 replicas"),
+        (["--replicas", "few"], "no number of replicas"),
+        (["--replicas", "1:2", "--cold-start", "0"], "cold start is 0"),
         (["--frontends", "0"], "0 frontends"),
         (["--slow", "12"], "no replica 12"),
         (["--rate", "0"], "rate is 0"),
