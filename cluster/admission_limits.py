@@ -11,3 +11,6 @@ class AdmissionLimits:
     max_tokens: int = 1 << 24
     """Prompt tokens of all that wait."""
     max_wait_s: float = 60.0
+    """Beside replicas that serve; where there is none it counts from when one does."""
+    max_start_s: float = 600.0
+    """Longest time that a request may wait for a first replica."""

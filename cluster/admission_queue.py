@@ -75,6 +75,8 @@ class AdmissionQueue:
         self._fair_share = FairShare()
         self._active = ActiveTenants(clock)
         self._rate = ServedRate(clock)
+        self._absent_s = -math.inf
+        """When it was seen last that there is no replica."""
         self._waiting: dict[str, Ticket] = {}
         self._queues: dict[str, list[Ticket]] = {}
         self._placed: dict[str, Ticket] = {}
@@ -96,6 +98,7 @@ class AdmissionQueue:
         if not self._waiting and (replica_id := self._place(ticket)) is not None:
             self._start(ticket)
             return replica_id
+        self._note_absence()
         try:
             self._check(ticket)
         except Overloaded:
@@ -133,12 +136,14 @@ class AdmissionQueue:
 
     def give_up(self) -> list[Ticket]:
         """Take those out whose deadline has passed, or that have waited for as long as any may."""
-        now = self._clock()
-        oldest_s = now - self._limits.max_wait_s
+        now, limits = self._clock(), self._limits
+        self._note_absence()
         late = [
             ticket
             for ticket in self._waiting.values()
-            if ticket.deadline_s <= now or ticket.arrived_s < oldest_s
+            if ticket.deadline_s <= now
+            or now - max(ticket.arrived_s, self._absent_s) > limits.max_wait_s
+            or now - ticket.arrived_s > limits.max_wait_s + limits.max_start_s
         ]
         for ticket in late:
             self._remove(ticket)
@@ -184,6 +189,12 @@ class AdmissionQueue:
         retry_after_s = max(1.0, wait_s * self._uniform(*_RETRY_SPREAD))
         fix = "Try again later, or serve with more replicas."
         return Overloaded(cause, fix, math.ceil(retry_after_s))
+
+    def _note_absence(self) -> None:
+        """Waiting for a first replica to start is no sign of overload."""
+        if not self._board.has_members:
+            self._absent_s = self._clock()
+            self._rate.forget()
 
     def _check(self, ticket: Ticket) -> None:
         limits = self._limits

@@ -73,6 +73,12 @@ class Board:
         with self._lock:
             return dict(self._members)
 
+    @property
+    def has_members(self) -> bool:
+        """Whether anybody is there."""
+        with self._lock:
+            return bool(self._members)
+
     def subscribe(self, notify: Callable[[], None]) -> None:
         """Call `notify`, on whatever thread, after every change of the members."""
         with self._lock:

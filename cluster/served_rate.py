@@ -31,6 +31,12 @@ class ServedRate:
         self._pass()
         self._started_s = None
 
+    def forget(self) -> None:
+        """Who served is gone, and says nothing of who comes."""
+        self._started_s = None
+        self._age_s = self._sum = 0.0
+        self._num_ended = 0
+
     def add(self, amount: float) -> None:
         """Note what has been served just now."""
         if self._started_s is not None:

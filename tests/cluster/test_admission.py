@@ -113,14 +113,17 @@ def test_a_client_that_leaves_as_its_turn_comes_leaves_nothing() -> None:
 
 def test_who_waits_too_long_is_refused_with_the_time_to_come_back() -> None:
     async def case(board: Board, admission: Admission) -> None:
+        first = request("r0")
+        await admission.place(first, now())
         with pytest.raises(Overloaded, match="no replica had room within") as refusal:
             await admission.place(request("r1"), now())
         assert refusal.value.retry_after_s >= 1
         admission.end(request("r1"), 0)
+        admission.end(first, 0)
         assert admission.demand().ttft_attainment == 0.0
         assert admission.snapshot().num_refused == 1
 
-    run(case, max_wait_s=0.05)
+    run(case, "a", max_wait_s=0.05)
 
 
 def test_a_deadline_passes_while_a_request_waits() -> None:

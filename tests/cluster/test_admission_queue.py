@@ -278,3 +278,64 @@ def test_a_tenant_alone_may_have_everything() -> None:
     cluster = Cluster(num_blocks=100)
     assert cluster.enter(60, "flood") is None
     assert cluster.enter(39, "flood") is None
+
+
+class TestWithoutReplicas:
+    """A deployment that has gone to zero: the first request makes one start."""
+
+    def asleep(self, max_wait_s: float = 60.0, max_start_s: float = 600.0) -> Cluster:
+        cluster = Cluster(max_wait_s=max_wait_s, max_start_s=max_start_s)
+        cluster.board.set_members({})
+        return cluster
+
+    def wake(self, cluster: Cluster) -> None:
+        cluster.board.set_members({"a": {}})
+        cluster.report()
+
+    def test_requests_wait_for_the_start_and_then_as_long_as_others(self) -> None:
+        cluster = self.asleep(max_wait_s=60, max_start_s=600)
+        first, second = cluster.enter(90), cluster.enter(90)
+        assert first is not None
+        assert second is not None
+        for _ in range(10):
+            cluster.clock.advance(30)
+            assert cluster.queue.give_up() == []
+        self.wake(cluster)
+        assert cluster.look() == [first.need.request_id]
+        cluster.clock.advance(59)
+        assert cluster.queue.give_up() == []
+        cluster.clock.advance(2)
+        assert cluster.queue.give_up() == [second]
+
+    def test_a_start_that_takes_for_ever_is_given_up(self) -> None:
+        cluster = self.asleep(max_wait_s=60, max_start_s=600)
+        ticket = cluster.enter(5)
+        cluster.clock.advance(659)
+        assert cluster.queue.give_up() == []
+        cluster.clock.advance(2)
+        assert cluster.queue.give_up() == [ticket]
+
+    def test_a_deadline_holds_during_a_start(self) -> None:
+        cluster = self.asleep()
+        ticket = cluster.enter(5, deadline_s=10)
+        cluster.clock.advance(11)
+        assert cluster.queue.give_up() == [ticket]
+
+    def test_what_was_served_before_does_not_turn_anybody_away(self) -> None:
+        cluster = Cluster(max_wait_s=60)
+        cluster.enter(100)
+        for _ in range(20):  # slowly, while others wait
+            cluster.enter(90)
+            cluster.clock.advance(2)
+            cluster.finish()
+            cluster.look()
+        with pytest.raises(Overloaded):
+            [cluster.enter(90) for _ in range(60)]
+        while cluster.num_used_blocks:
+            cluster.finish()
+            cluster.look()
+        cluster.board.set_members({})
+        cluster.clock.advance(300)
+        for _ in range(60):
+            assert cluster.enter(90) is not None
+        assert cluster.queue.predicted_wait_s is None
