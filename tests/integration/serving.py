@@ -51,14 +51,14 @@ class Serving:
         command += [] if model is None else [str(model)]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
         # Ray leaves its session in the temporary folder. Not tmp_path: sockets have short names.
-        self._folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "TMPDIR": str(self._folder)},
+                env={**os.environ, "TMPDIR": str(self.folder)},
             )
         self.client = httpx2.Client(base_url=self.url, timeout=120)
 
@@ -144,7 +144,7 @@ class Serving:
             _, alive = psutil.wait_procs(started, timeout=10)
             for process in alive:
                 process.kill()
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self.folder)
         assert not alive, f"left behind: {alive}\n{self.log.read_text()}"
 
 
