@@ -104,6 +104,9 @@ class Replica:
 
     def __del__(self) -> None:
         """End the group with the supervisor, once Serve has drained it."""
+        watch = getattr(self, "_watch", None)
+        if watch is not None:
+            watch.cancel()  # the group is not lost
         group = getattr(self, "_group", None)
         if group is not None and ray.is_initialized():
             group.kill()

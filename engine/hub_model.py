@@ -1,6 +1,5 @@
 """Fetch a model from the Hugging Face hub into the hub's own cache."""
 
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,6 @@ SMALL_FILES = ["*.json", "*.jinja"]
 WEIGHTS = ["*.safetensors"]
 # Copies of the weights in other formats.
 OTHER_FILES = ["*/*", "consolidated*.safetensors"]
-
-
-def is_hub_id(model: str) -> bool:
-    """Tell whether a name has the form org/name."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
 
 
 def hub_model(model: str, *, report: Report, needs_weights: bool = True) -> Path:

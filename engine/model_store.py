@@ -2,19 +2,20 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from engine.embedded_model import ALIASES, embedded_model
 from engine.errors import ModelNotFound
 from engine.gguf_import import CONVERSION_VERSION, convert_gguf, gguf_config
-from engine.hub_model import hub_config, hub_model, is_hub_id
 from engine.model_cache import ModelCache
 from engine.model_folder import CONFIG_NAME, check_folder, read_json
 from engine.progress import Report
 
 DEFAULT_MODEL = "smollm2"
 MAX_NAME_CHARS = 100
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PATH_STARTS = ("/", "./", "../", "~")
 
 
@@ -45,6 +46,8 @@ def resolve_model(
     if path.is_file():
         return _converted(path, cache, report)
     _check_hub_id(model, path)
+    from engine.hub_model import hub_model  # noqa: PLC0415  its client is slow to import
+
     return hub_model(model, report=report, needs_weights=needs_weights)
 
 
@@ -63,6 +66,8 @@ def resolve_config(model: str, *, cache_dir: Path, report: Report | None = None)
     if path.is_file():
         return gguf_config(path)
     _check_hub_id(model, path)
+    from engine.hub_model import hub_config  # noqa: PLC0415  as above
+
     return read_json(hub_config(model, report=report or _ignore))
 
 
@@ -76,7 +81,7 @@ def _check_hub_id(model: str, path: Path) -> None:
         raise ModelNotFound(
             f"There is no file or folder '{model}'.", "Check the path, or name a hub model."
         )
-    if not is_hub_id(model):
+    if HUB_ID.fullmatch(model) is None:
         raise ModelNotFound(
             f"There is no model '{model}'.",
             f"Name a folder, a GGUF file, a hub id (org/name) or '{DEFAULT_MODEL}'.",
