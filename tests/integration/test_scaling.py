@@ -69,7 +69,7 @@ def decisions(serving: Serving) -> list[str]:
     """What the autoscaler has logged, from the arrow on."""
     logs = serving.folder.glob("ray/session_2*/logs/serve/controller_*.log")
     lines = [line for log in logs for line in log.read_text().splitlines()]
-    return [line.partition(" -- replicas ")[2] for line in lines if " -- replicas " in line]
+    return [line.partition(": replicas ")[2] for line in lines if ": replicas " in line]
 
 
 def text(response: httpx2.Response) -> str:
