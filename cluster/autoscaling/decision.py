@@ -14,7 +14,7 @@ class Reason(StrEnum):
     PANIC = "panic"
     """Much more was wanted."""
     LATE_TOKENS = "late first tokens"
-    """Too many first tokens came late."""
+    """Too many first tokens came late, or did with fewer replicas at such a load."""
     WAKE = "wake"
     """A request came while there was no replica."""
     REMOVAL = "removal"

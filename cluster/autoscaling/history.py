@@ -46,6 +46,11 @@ class Trend:
         kept = [sample for sample in self.samples if sample[0] >= oldest_s]
         return Trend(samples=(*kept, (now_s, value)))
 
+    @property
+    def highest(self) -> float:
+        """The highest value; 0 without any."""
+        return max((value for _, value in self.samples), default=0.0)
+
     def forecast(self, at_s: float) -> float:
         """Return the line's value then; 0 where too little is known."""
         if len(self.samples) < _MIN_SAMPLES:
@@ -70,6 +75,10 @@ class ScalingState:
     grown_s: float
     """When a replica began to serve last."""
     removed_s: float | None = None
+    late_target: int = 0
+    """Replicas that late first tokens made of those there were; 0: they never did."""
+    late_load: float = 0.0
+    """What was asked for then, in replicas."""
     num_serving: int = 0
     num_above: int = 0
     """Evaluations in a row that wanted more."""

@@ -21,6 +21,9 @@ TTFT_WINDOW_S: Final = 60.0
 """Over which that share is taken: it tells of a new replica's work only so much later."""
 TTFT_LEAST_LOAD: Final = 0.5
 """Share of the replicas that must be asked for: the lateness of less is not mended by more."""
+LATE_LOAD_SHARE: Final = 0.8
+"""What late first tokens brought goes only when less than this share of the load is left at which
+they came late: else it would come and go for ever."""
 KV_SHARE_AFTER_REMOVAL: Final = 0.6
 DEAD_BAND: Final = 0.1
 COLD_STARTS_IN_WINDOW: Final = 3
@@ -96,6 +99,8 @@ class _Evaluation:
         num_target, reason = self._choose()
         if reason is Reason.REMOVAL:
             state = replace(state, removed_s=given.now_s)
+        elif reason is Reason.LATE_TOKENS and num_target > given.num_target:
+            state = replace(state, late_target=num_target, late_load=self._load.num_replicas)
         decision = ScalingDecision(
             num_before=given.num_target,
             num_target=num_target,
@@ -179,6 +184,8 @@ class _Evaluation:
             Reason.DEAD_BAND: peak > (1 - DEAD_BAND) * target,
             Reason.RECENT_REMOVAL: self._has_just_removed(),
             Reason.KV: self._load.kv_share(target - 1) > KV_SHARE_AFTER_REMOVAL,
+            Reason.LATE_TOKENS: target <= state.late_target
+            and state.trend.highest > LATE_LOAD_SHARE * state.late_load,
             Reason.FORECAST: math.ceil(self._forecast) > target - 1,
         }
         return next((reason for reason, holds in rules.items() if holds), None)

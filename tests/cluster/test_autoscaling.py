@@ -1,73 +1,16 @@
 """When replicas are added and when they go, rule by rule."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from cluster.autoscaling.decision import Reason, ScalingDecision
-from cluster.autoscaling.demand import ReplicaDemand, ScalingInput, metrics_of
-from cluster.autoscaling.history import ScalingState
-from cluster.autoscaling.policy import ScalingSettings, decide
+from cluster.autoscaling.decision import Reason
+from cluster.autoscaling.demand import ReplicaDemand, metrics_of
 from engine.snapshot import EngineSnapshot
+from tests.cluster.scaling_fakes import SETTINGS, WINDOW_S, Deployment, demand
 
-SETTINGS = ScalingSettings(cold_start_s=10.0)
-WINDOW_S = SETTINGS.low_window_s
 STEP_TIME: Mapping[str, float] = {"constant_s": 0.01, "seq_s": 0.001, "prefill_token_s": 0.001}
-
-
-def demand(used: float = 0, **numbers: float) -> ReplicaDemand:
-    plain = ReplicaDemand(
-        block_size=16, num_blocks=100, num_used_blocks=used, num_running=1 if used else 0
-    )
-    return replace(plain, **numbers)
-
-
-class Deployment:
-    """Asks the policy as Serve would and obeys it; what is ordered serves at once."""
-
-    def __init__(
-        self,
-        num_replicas: int = 1,
-        bounds: tuple[int, int] = (1, 10),
-        settings: ScalingSettings = SETTINGS,
-    ) -> None:
-        self.num_target = num_replicas
-        self.num_serving = num_replicas
-        self.bounds = bounds
-        self.settings = settings
-        self.now_s = 1000.0
-        self.state: ScalingState | None = None
-        self.decisions: list[ScalingDecision] = []
-
-    def decide(self, *demands: ReplicaDemand, after_s: float = 2.0, queued: float = 0) -> int:
-        """Evaluate once, so many seconds later; return the number of replicas."""
-        self.now_s += after_s
-        given = ScalingInput(
-            now_s=self.now_s,
-            replicas={str(i): one for i, one in enumerate(demands)},
-            num_serving=self.num_serving,
-            num_target=self.num_target,
-            min_replicas=self.bounds[0],
-            max_replicas=self.bounds[1],
-            num_queued_requests=queued,
-        )
-        decision, self.state = decide(given, self.settings, self.state)
-        self.state = pickle.loads(pickle.dumps(self.state))  # noqa: S301  as Serve may keep it
-        self.decisions.append(decision)
-        self.num_target = self.num_serving = decision.num_target
-        return self.num_target
-
-    def alike(self, one: ReplicaDemand, *, seconds: float, after_s: float = 2.0) -> int:
-        """Let every replica tell the same for so long."""
-        for _ in range(int(seconds / after_s)):
-            self.decide(*[one] * self.num_serving, after_s=after_s)
-        return self.num_target
-
-    def reason(self) -> Reason:
-        """Why there are as many as there are."""
-        return self.decisions[-1].reason
 
 
 def test_demand_is_used_blocks_and_those_that_queued_prompts_will_take() -> None:
@@ -232,6 +175,16 @@ def test_late_first_tokens_add_a_replica_and_then_wait_for_what_it_does() -> Non
     assert deployment.alike(demand(45, ttft_attainment=0.9), seconds=6) == 5
 
 
+def test_what_late_first_tokens_brought_stays_for_as_long_as_the_load_does() -> None:
+    deployment = Deployment(3)
+    deployment.alike(demand(50, ttft_attainment=0.9), seconds=64)
+    assert deployment.num_target == 4
+    # The same demand, on one replica more.
+    assert deployment.alike(demand(37.5), seconds=3000) == 4
+    assert deployment.reason() is Reason.LATE_TOKENS
+    assert deployment.alike(demand(25), seconds=2 * WINDOW_S) < 4
+
+
 def test_a_tenth_more_come_for_late_first_tokens() -> None:
     deployment = Deployment(30, bounds=(1, 99))
     deployment.alike(demand(70, ttft_attainment=0.5), seconds=64)
@@ -339,48 +292,6 @@ def test_clock_that_steps_back_does_not_remove_replicas() -> None:
     deployment.alike(demand(1), seconds=WINDOW_S)
     deployment.decide(demand(1), demand(1), after_s=-500)
     assert deployment.alike(demand(1), seconds=WINDOW_S - 2) == 2
-
-
-class TestZero:
-    def test_the_last_replica_goes_after_the_delay_without_any_request(self) -> None:
-        deployment = Deployment(1, bounds=(0, 3))
-        deployment.alike(demand(5), seconds=100)
-        assert deployment.alike(demand(), seconds=298) == 1
-        assert deployment.alike(demand(), seconds=2) == 0
-        assert deployment.reason() is Reason.IDLE
-        assert deployment.decisions[-1].idle_s == 300
-
-    def test_a_request_between_two_looks_counts(self) -> None:
-        deployment = Deployment(1, bounds=(0, 3))
-        deployment.alike(demand(), seconds=200)
-        assert deployment.alike(demand(num_generated_tokens=1), seconds=300) == 1
-        assert deployment.alike(demand(num_generated_tokens=1), seconds=2) == 0
-
-    def test_one_stays_where_one_must(self) -> None:
-        assert Deployment(1).alike(demand(), seconds=2000) == 1
-
-    def test_several_become_one_before_they_become_none(self) -> None:
-        deployment = Deployment(3, bounds=(0, 3))
-        seen = [deployment.alike(demand(), seconds=2) for _ in range(300)]
-        assert [a for a, b in zip(seen, [None, *seen], strict=False) if a != b] == [3, 2, 1, 0]
-
-    @pytest.mark.parametrize("queued", [0.05, 1, 50])
-    def test_the_first_request_wakes_one_at_once(self, queued: float) -> None:
-        deployment = Deployment(0, bounds=(0, 3))
-        assert deployment.decide() == 0
-        assert deployment.reason() is Reason.ASLEEP
-        assert deployment.decide(queued=queued) == 1
-        assert deployment.reason() is Reason.WAKE
-
-    def test_what_was_woken_stays_for_the_delay_though_nobody_waits_any_more(self) -> None:
-        deployment = Deployment(0, bounds=(0, 3))
-        deployment.decide(queued=1)
-        for _ in range(500):
-            deployment.num_serving = 0
-            assert deployment.decide() == 1
-        deployment.num_serving = 1
-        assert deployment.alike(demand(), seconds=298) == 1
-        assert deployment.alike(demand(), seconds=4) == 0
 
 
 def test_a_decision_is_one_line_with_its_numbers() -> None:
