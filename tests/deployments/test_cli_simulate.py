@@ -68,6 +68,13 @@ def test_replicas_that_follow_the_demand(tmp_path: Path) -> None:
         (["--frontends", "0"], "0 frontends"),
         (["--slow", "12"], "no replica 12"),
         (["--rate", "0"], "rate is 0"),
+        (["--seeds", "0"], "0 seeds"),
+        (["--burst", "1:2"], "burst is '1:2'"),
+        (["--burst", "1:2:0"], "factor of the burst is 0"),
+        (["--death", "x:1"], "death is 'x:1'"),
+        (["--death", "1:12"], "no replica 12"),
+        (["--flood", "1"], "flood is 1"),
+        (["--lost-reports", "-0.1"], "lost-reports is -0.1"),
         (["--seconds", "0"], "No request is left"),
         (["--preset", "fast"], "preset is 'fast'"),
         (["--block-size", "24"], "block size is 24"),
@@ -77,3 +84,22 @@ def test_what_cannot_be_is_refused(options: list[str], message: str, trace: Path
     result = CliRunner().invoke(app, ["simulate", str(trace), *options])
     assert isinstance(result.exception, InvalidConfig)
     assert message in result.exception.cause
+
+
+def test_several_seeds_give_a_mean_with_its_interval(trace: Path) -> None:
+    options = ["--replicas", "2", "--seconds", "5", "--seeds", "3", "--ttft", "0.03"]
+    result = CliRunner().invoke(app, ["simulate", str(trace), *options, "--json"])
+    summary = json.loads(result.stdout)["policies"]["kv"]
+    assert summary["num_runs"] == 3
+    assert 0 < summary["goodput"] < 1
+    assert summary["goodput_half_interval"] > 0
+    assert "±" in CliRunner().invoke(app, ["simulate", str(trace), *options]).stdout
+
+
+def test_a_flood_a_burst_and_a_death_are_survived_and_tenants_told_apart(trace: Path) -> None:
+    options = ["--replicas", "2", "--flood", "0.5", "--burst", "2:1:3", "--death", "4:1"]
+    options += ["--lost-reports", "0.2", "--late-reports", "0.2", "--report-period", "0.1"]
+    result = CliRunner().invoke(app, ["simulate", str(trace), *options, "--json"])
+    summary = json.loads(result.stdout)["policies"]["kv"]
+    assert (summary["num_requests"], summary["num_failed"]) == (40, 0)
+    assert set(summary["tenant_ttft_s"]) == {"t0", "t1", "t2", "flood"}
