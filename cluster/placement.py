@@ -23,11 +23,6 @@ LOW_FREE_FACTOR: Final = 1000.0
 """The same for the product, which grows with the square of a burst: as dear as 30 requests."""
 
 
-MAX_QUEUE_S: Final = 4.0
-"""With more prefill than this queued, a replica gets no more: who waits elsewhere may yet go to one
-that is quicker, and in the order of tenants and priorities."""
-
-
 class Reason(StrEnum):
     """Why a replica was chosen."""
 
@@ -119,7 +114,6 @@ def has_room(view: FleetView, need: RequestNeed) -> Bools:
     # Whole blocks: at least so many as the share rounded up.
     fits: Bools = left >= np.ceil(need.spare_share * view.num_blocks)
     fits &= view.num_free_seats >= need.num_choices
-    fits &= view.num_queued_prefill_tokens * view.prefill_token_s <= MAX_QUEUE_S
     # There will never be more room than in an empty one: what does not fit is the engine's to say.
     fits |= view.num_active == 0
     return fits

@@ -130,6 +130,12 @@ class Serving:
             for name in ("num_running", "num_waiting")
         )
 
+    def num_open(self) -> int:
+        """Sequences that run or wait on replicas, and requests that wait for one."""
+        models = self.client.get("/status").json()["models"]
+        held = sum(int(model["admission"]["num_held_requests"]) for model in models)
+        return self.num_requests() + held
+
     def stop(self) -> None:
         """Ctrl-C, then make sure that nothing is left."""
         self.client.close()

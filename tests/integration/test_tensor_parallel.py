@@ -46,7 +46,7 @@ def test_killed_follower_takes_its_group_along_and_a_new_group_serves(serving: S
             assert next(lines).startswith("data: {")
             # The only seat is taken, so these have no token yet.
             waiting = [pool.submit(complete, serving) for _ in range(2)]
-            wait_until(lambda: serving.num_requests() == 3, 10, "requests at the engine")
+            wait_until(lambda: serving.num_open() == 3, 10, "requests that run or wait")
             follower.kill()
             killed_s = time.monotonic()
             rest = [line for line in lines if line.startswith("data: ")]
