@@ -15,6 +15,9 @@ from cluster.fleet import Bools, FleetView, Floats
 from cluster.request_need import RequestNeed
 
 EXPECTED_OUTPUT_TOKENS: Final = 100
+HELD_UP_COST: Final = 0.1
+"""A second for which prefill holds up another sequence counts as so much of one's own. Between 0
+(prefill time alone) and 1 (LMetric's product); under overload both ends are 1 to 3 points worse."""
 LOW_FREE_SHARE: Final = 0.15
 """With less than this share of blocks left a replica begins to look dear."""
 LOW_FREE_COST_S: Final = 4.0
@@ -127,10 +130,11 @@ def num_missing_blocks(view: FleetView, need: RequestNeed) -> Floats:
 
 
 def predicted_seconds(view: FleetView, need: RequestNeed) -> Floats:
-    """Seconds to prefill what is queued and this prompt, and to decode a usual output beside
-    the others, plus a penalty when few blocks would be left."""
+    """Seconds to prefill what is queued and this prompt, more where it holds up many, and to decode
+    a usual output beside the others, plus a penalty when few blocks would be left."""
     num_seqs = view.num_active + need.num_choices
     cost: Floats = _num_prefill_tokens(view, need) * view.prefill_token_s
+    cost *= 1 + HELD_UP_COST * view.num_active
     cost += EXPECTED_OUTPUT_TOKENS * (view.constant_s + view.seq_s * num_seqs)
     cost += LOW_FREE_COST_S * _free_shortfall(view, need) ** 2
     return cost
