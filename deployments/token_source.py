@@ -245,7 +245,8 @@ class ServeTokenSource:
         for attempt_id in frame.accepted:
             if attempt_id in self._events:
                 self._replica_of[attempt_id] = replica_id
-        for output in frame.outputs:
+        # First tokens before all others: nobody else has waited for as long.
+        for output in sorted(frame.outputs, key=lambda output: output.index > 0):
             events = self._events.get(output.request_id)
             if events is not None:
                 events.put_nowait(output)
