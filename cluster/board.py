@@ -117,9 +117,10 @@ class Board:
         """Choose the replica no more until it reports again."""
         with self._lock:
             report = self._reports.get(replica_id)
-            if report is not None:
-                report.connected = False
-                self._fleet.disconnect(replica_id)
+            if report is None:
+                return  # it has left, or never came: a row is for members alone
+            report.connected = False
+            self._fleet.disconnect(replica_id)
             self._forget(replica_id)
 
     def snapshots(self) -> list[ReplicaSnapshot]:

@@ -6,6 +6,8 @@ from collections import Counter
 import pytest
 
 from cluster.board import Board
+from cluster.fleet import FleetView
+from cluster.placement import Choice, choose
 from cluster.request_need import RequestNeed
 from engine.snapshot import EngineState
 from tests.cluster.token_fakes import make_snapshot
@@ -165,3 +167,21 @@ def test_choices_from_many_threads_count_each_other() -> None:
     for thread in threads:
         thread.join()
     assert Counter(chosen) == {"a": 50, "b": 50}
+
+
+def test_replicas_that_have_left_take_no_room_when_their_streams_break_afterwards() -> None:
+    num_rows = []
+
+    def policy(view: FleetView, need: RequestNeed, rotation: int) -> Choice | None:
+        num_rows.append(len(view.replica_ids))
+        return choose(view, need, rotation)
+
+    board = Board(policy=policy, clock=FakeClock())
+    for i in range(100):
+        board.set_members({f"replica{i}": {}})
+        board.update(f"replica{i}", make_snapshot())
+        assert board.choose(need(f"r{i}")) == f"replica{i}"
+        board.release(f"r{i}")
+        board.set_members({})
+        board.mark_lost(f"replica{i}")
+    assert num_rows[-1] == num_rows[0]
