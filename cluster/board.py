@@ -45,6 +45,8 @@ class Board:
         self._reports: dict[str, _Report] = {}
         self._fleet = Fleet()
         self._ledger = Ledger(self._fleet.load)
+        self._open: set[str] = set()
+        """Requests that were placed and not released, wherever their replica is."""
         self._decisions = DecisionLog()
         self._index = PrefixIndex()
         self._num_choices = 0
@@ -141,33 +143,15 @@ class Board:
         Returns the replica; None when none can take it.
         """
         with self._lock:
-            fleet = self._fleet
-            cached = self._index.overlaps(need.block_keys, fleet.num_rows)
-            view = fleet.view(
-                self._clock(),
-                cached,
-                among,
-                session_replica=need.session_replica,
-                num_session_tokens=need.num_session_tokens,
-            )
-            self._num_choices += 1
-            choice = self._policy(view, need, self._num_choices)
-            if choice is None or not (may_queue or choice.has_room):
+            return self._choose(need, among, may_queue=may_queue)
+
+    def choose_again(self, need: RequestNeed, among: Container[str]) -> str | None:
+        """Place a request whose replica is gone on one of these; None also if it was released
+        meanwhile: nobody would release what was entered now."""
+        with self._lock:
+            if need.request_id not in self._open:
                 return None
-            chosen = view.replica_ids[choice.row]
-            num_cached = int(cached[choice.row])
-            block_size = int(view.block_size[choice.row])
-            entry = LedgerEntry(
-                chosen,
-                need.num_choices,
-                need.num_blocks(block_size) - num_cached,
-                need.num_prompt_tokens - num_cached * block_size,
-            )
-            self._decisions.add(Decision.of(need, view, choice))
-            self._ledger.enter(need.request_id, entry)
-            # Its blocks will be there before anything placed after it is looked up.
-            self._index.add(choice.row, need.block_keys[num_cached:])
-            return chosen
+            return self._choose(need, among, may_queue=True)
 
     def placement(self, request_id: str) -> str | None:
         """Where a request was placed, until it is released."""
@@ -188,6 +172,7 @@ class Board:
     def release(self, request_id: str) -> LedgerEntry | None:
         """Forget a request that has ended or could not be placed; return what it had."""
         with self._lock:
+            self._open.discard(request_id)
             return self._ledger.release(request_id)
 
     @property
@@ -195,6 +180,38 @@ class Board:
         """Requests placed and not released."""
         with self._lock:
             return self._ledger.num_requests
+
+    def _choose(
+        self, need: RequestNeed, among: Container[str] | None, *, may_queue: bool
+    ) -> str | None:
+        fleet = self._fleet
+        cached = self._index.overlaps(need.block_keys, fleet.num_rows)
+        view = fleet.view(
+            self._clock(),
+            cached,
+            among,
+            session_replica=need.session_replica,
+            num_session_tokens=need.num_session_tokens,
+        )
+        self._num_choices += 1
+        choice = self._policy(view, need, self._num_choices)
+        if choice is None or not (may_queue or choice.has_room):
+            return None
+        chosen = view.replica_ids[choice.row]
+        num_cached = int(cached[choice.row])
+        block_size = int(view.block_size[choice.row])
+        entry = LedgerEntry(
+            chosen,
+            need.num_choices,
+            need.num_blocks(block_size) - num_cached,
+            need.num_prompt_tokens - num_cached * block_size,
+        )
+        self._decisions.add(Decision.of(need, view, choice))
+        self._open.add(need.request_id)
+        self._ledger.enter(need.request_id, entry)
+        # Its blocks will be there before anything placed after it is looked up.
+        self._index.add(choice.row, need.block_keys[num_cached:])
+        return chosen
 
     def _forget(self, replica_id: str) -> None:
         self._ledger.drop_replica(replica_id)

@@ -49,9 +49,10 @@ class KVBlockRouter(RequestRouter):
             by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
             chosen = self._board.placement(request.request_id)
             if chosen not in by_id:
-                # It is gone since. The request has waited for its turn: any queue will do now.
+                # It is gone since, or the client. The request has waited for its turn: any queue
+                # will do now.
                 keys = prompt_keys(request, self._model_name, self._block_size)
-                chosen = self._board.choose(RequestNeed.of(request, keys), among=by_id.keys())
+                chosen = self._board.choose_again(RequestNeed.of(request, keys), by_id.keys())
             return [[by_id[chosen]]] if chosen is not None else []
         except Exception:
             # Serve would leave the request hanging for ever; any replica is better.
