@@ -70,6 +70,8 @@ class TokenClient:
         self._last_ack = 0
         self._aborts: deque[tuple[float, Abort]] = deque()
         """Sent within the last grace period: a break may have swallowed them."""
+        self._demand: Demand | None = None
+        """Told last; likewise. None: nothing so far."""
         self._run_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -90,7 +92,8 @@ class TokenClient:
             self._stream.send(message)
 
     def tell(self, demand: Demand) -> None:
-        """Tell the engine what is held back, if it can hear."""
+        """Tell the engine what is held back; it keeps that until it is told otherwise."""
+        self._demand = demand
         if self._stream is not None:
             self._stream.send(demand)
 
@@ -130,6 +133,8 @@ class TokenClient:
         try:
             for _, abort in self._aborts:
                 stream.send(abort)
+            if self._demand is not None:
+                stream.send(self._demand)
             while True:
                 message = await stream.receive()
                 if isinstance(message, Frame):

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cluster.messages import Hello, Role
+from cluster.messages import Demand, Hello, Role
 from engine.errors import ReplicaLost
 from engine.output import FinishReason, TokenLogprob, TokenOutput
 from tests.cluster.token_fakes import (
@@ -87,6 +87,29 @@ def test_abort_that_a_break_swallowed_is_sent_again() -> None:
             assert await setup.wait_aborted() == "a"
             await received.wait_outputs(1)
             assert received.outputs[0].finish_reason is FinishReason.ABORT
+
+    asyncio.run(run())
+
+
+async def arrives(setup: Setup, demand: Demand) -> None:
+    for _ in range(500):
+        if setup.server.demand() == demand:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"the engine knows of {setup.server.demand()}")
+
+
+def test_demand_that_a_break_swallowed_is_told_again() -> None:
+    async def run() -> None:
+        async with serving() as setup, relay_to(setup) as (relay, address):
+            received, client = setup.client(address=address)
+            await received.wait(lambda: received.frames)
+            client.tell(Demand(5, 100, 0.9))
+            await arrives(setup, Demand(5, 100, 0.9))
+            relay.hold()
+            client.tell(Demand())
+            relay.cut()
+            await arrives(setup, Demand())
 
     asyncio.run(run())
 
