@@ -33,7 +33,8 @@ class ServedRate:
 
     def forget(self) -> None:
         """Who served is gone, and says nothing of who comes."""
-        self._started_s = None
+        if self._started_s is not None:
+            self._started_s = self._clock()
         self._age_s = self._sum = 0.0
         self._num_ended = 0
 

@@ -212,6 +212,21 @@ def test_a_wait_beyond_the_deadline_or_the_limit_is_refused_at_once() -> None:
         cluster.enter(50)
 
 
+def test_the_rate_is_measured_again_once_there_are_replicas_again() -> None:
+    cluster = Cluster()
+    cluster.board.set_members({})
+    for _ in range(40):
+        cluster.enter(50)
+    cluster.board.set_members({"a": {}})
+    cluster.report()
+    cluster.look()
+    for _ in range(20):
+        cluster.clock.advance(1.0)
+        cluster.finish()
+        cluster.look()
+    assert cluster.queue.predicted_wait_s == pytest.approx(len(cluster.queue), rel=0.2)
+
+
 def test_a_burst_after_a_quiet_hour_is_not_judged_by_the_quiet() -> None:
     cluster = Cluster()
     fill_and_serve(cluster, num_requests=25)
