@@ -7,6 +7,7 @@ finds no room is passed only so often by others that do. Pure: the clock is hand
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -202,20 +203,28 @@ class AdmissionQueue:
             raise self.overloaded(f"{len(self._waiting)} requests wait already.")
         if self.num_tokens + ticket.need.num_prompt_tokens > limits.max_tokens:
             raise self.overloaded(f"requests of {self.num_tokens} tokens wait already.")
-        wait_s, now = self.predicted_wait_s, self._clock()
-        if wait_s is None:
+        wait_s, now = self._expected_wait_s(ticket), self._clock()
+        # One that is late already is taken in, to hear of its deadline with the next look.
+        if wait_s is None or ticket.deadline_s <= now:
             return
         patience_s = min(limits.max_wait_s, ticket.deadline_s - now)
-        # Tenants take turns: each waits for its own requests, as many times as there are tenants.
-        own_queue = self._queues.get(ticket.tenant, [])
-        num_others = len(self._queues) - bool(own_queue)
-        if num_others:
-            own = sum(other.need.num_prompt_tokens for other in own_queue)
-            wait_s = min(wait_s, (num_others + 1) * wait_s * own / self.num_tokens)
         if wait_s > patience_s:
             raise self.overloaded(
                 f"the request would wait for {wait_s:.0f} s, and may wait for {patience_s:.0f} s."
             )
+
+    def _expected_wait_s(self, ticket: Ticket) -> float | None:
+        """Seconds until this one would be placed, whoever waits behind it; None: not known."""
+        rate = self._rate.per_s
+        if not rate:
+            return None
+        ahead: Counter[str] = Counter()
+        for other in self._waiting.values():
+            if other.priority <= ticket.priority:
+                ahead[other.tenant] += other.need.num_prompt_tokens
+        # Tenants take turns: each waits for its own requests, as many times as there are tenants.
+        num_tenants = len(ahead.keys() | {ticket.tenant})
+        return min(ahead.total(), num_tenants * ahead[ticket.tenant]) / rate
 
     def _place(self, ticket: Ticket) -> str | None:
         tenant = ticket.tenant

@@ -212,6 +212,31 @@ def test_a_wait_beyond_the_deadline_or_the_limit_is_refused_at_once() -> None:
         cluster.enter(50)
 
 
+def test_who_is_more_urgent_is_not_turned_away_for_those_who_come_after_it() -> None:
+    cluster = Cluster(max_wait_s=10.0)
+    cluster.enter(50, priority=5)
+    cluster.enter(50, priority=5)
+    for _ in range(40):
+        cluster.enter(50, priority=5)
+    for _ in range(20):
+        cluster.clock.advance(1.0)
+        cluster.finish()
+        cluster.look()
+    with pytest.raises(Overloaded):
+        cluster.enter(50, priority=5)
+    urgent = cluster.enter(50, priority=0)
+    assert urgent is not None
+    cluster.finish()
+    assert cluster.look() == [urgent.need.request_id]
+
+
+def test_a_deadline_that_has_passed_is_told_as_such() -> None:
+    cluster = Cluster(max_wait_s=30.0)
+    fill_and_serve(cluster)
+    late = cluster.enter(50, deadline_s=cluster.clock() - 1)
+    assert cluster.queue.give_up() == [late]
+
+
 def test_the_rate_is_measured_again_once_there_are_replicas_again() -> None:
     cluster = Cluster()
     cluster.board.set_members({})
