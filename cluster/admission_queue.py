@@ -185,8 +185,10 @@ class AdmissionQueue:
         """Refuse a request, with the time after which it may be worth to try again."""
         self._num_refused += 1
         wait_s = self.predicted_wait_s
-        # Half of the queue is a guess, where nobody has left yet to measure by.
-        wait_s = self._limits.max_wait_s / 2 if wait_s is None else wait_s
+        # Half of the queue is a guess, where nobody has left yet to measure by. All that wait now
+        # have gone one way or the other by then, however slowly they go.
+        most_s = self._limits.max_wait_s
+        wait_s = most_s / 2 if wait_s is None else min(wait_s, most_s)
         retry_after_s = max(1.0, wait_s * self._uniform(*_RETRY_SPREAD))
         fix = "Try again later, or serve with more replicas."
         return Overloaded(cause, fix, math.ceil(retry_after_s))

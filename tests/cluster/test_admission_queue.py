@@ -212,6 +212,16 @@ def test_a_wait_beyond_the_deadline_or_the_limit_is_refused_at_once() -> None:
         cluster.enter(50)
 
 
+def test_nobody_is_told_to_stay_away_for_longer_than_anybody_waits() -> None:
+    cluster = Cluster(max_wait_s=30.0)
+    fill_and_serve(cluster)
+    for silence_s in (60.0, 600.0, 20_000.0):  # nothing ends: the replica hangs
+        cluster.clock.advance(silence_s)
+        with pytest.raises(Overloaded) as refusal:
+            cluster.enter(50)
+        assert 1 <= refusal.value.retry_after_s <= 36
+
+
 def test_who_is_more_urgent_is_not_turned_away_for_those_who_come_after_it() -> None:
     cluster = Cluster(max_wait_s=10.0)
     cluster.enter(50, priority=5)
