@@ -44,6 +44,8 @@ class Ticket:
     """When its client sent it, on the queue's clock."""
     deadline_s: float = math.inf
     """When its client gives up, on the same clock."""
+    entered_s: float = field(default=0.0, init=False)
+    """When it came to the queue: later, where it had a replica before that was lost."""
     number: int = field(default=0, init=False)
     num_overtakes: int = field(default=0, init=False)
 
@@ -107,6 +109,7 @@ class AdmissionQueue:
             raise
         if not self._waiting:
             self._rate.start()
+        ticket.entered_s = self._clock()
         ticket.number = self._next_number
         self._next_number += 1
         self._waiting[ticket.need.request_id] = ticket
@@ -143,8 +146,8 @@ class AdmissionQueue:
             ticket
             for ticket in self._waiting.values()
             if ticket.deadline_s <= now
-            or now - max(ticket.arrived_s, self._absent_s) > limits.max_wait_s
-            or now - ticket.arrived_s > limits.max_wait_s + limits.max_start_s
+            or now - max(ticket.entered_s, self._absent_s) > limits.max_wait_s
+            or now - ticket.entered_s > limits.max_wait_s + limits.max_start_s
         ]
         for ticket in late:
             self._remove(ticket)

@@ -73,4 +73,4 @@ class HeldRequests:
                 "The request's deadline has passed before a replica had room for it.",
                 "Allow more time, or serve with more replicas.",
             )
-        return self._queue.overloaded(f"no replica had room within {now - ticket.arrived_s:.0f} s.")
+        return self._queue.overloaded(f"no replica had room within {now - ticket.entered_s:.0f} s.")

@@ -126,6 +126,20 @@ def test_who_waits_too_long_is_refused_with_the_time_to_come_back() -> None:
     run(case, "a", max_wait_s=0.05)
 
 
+def test_who_has_lost_its_replica_late_may_wait_for_another() -> None:
+    async def case(board: Board, admission: Admission) -> None:
+        first, second = request("r1"), request("r2.1")
+        await admission.place(first, now())
+        # It had waited and run for longer than anybody may wait before its replica died.
+        waiting = asyncio.create_task(admission.place(second, now() - 300.0))
+        await asyncio.sleep(0.2)
+        admission.end(first, 0)
+        assert await waiting == second
+        admission.end(second, 0)
+
+    run(case, "a", max_wait_s=30.0)
+
+
 def test_a_deadline_passes_while_a_request_waits() -> None:
     async def case(board: Board, admission: Admission) -> None:
         with pytest.raises(DeadlinePassed):
