@@ -59,6 +59,8 @@ class ServeTokenSource:
         """Open attempts by attempt id."""
         self._attempts: dict[str, str] = {}
         """Request id to the id of its present attempt."""
+        self._bound_for: dict[str, str] = {}
+        """Attempt id to the replica that it was placed on."""
         self._replica_of: dict[str, str] = {}
         """Attempt id to the replica that admitted it."""
         self._demand = Demand()
@@ -130,6 +132,7 @@ class ServeTokenSource:
             if not self._board.members():
                 self._wake()
             request = await self._admission.place(request, arrived_s)
+            self._bound_for[attempt_id] = self._board.placement(attempt_id) or ""
             call = asyncio.create_task(self._call(request))
             while num_unfinished:
                 event = await events.get()
@@ -145,6 +148,7 @@ class ServeTokenSource:
             if num_unfinished and call is not None:
                 self._abort(attempt_id, None)
                 call.cancel()
+            self._bound_for.pop(attempt_id, None)
             self._replica_of.pop(attempt_id, None)
             self._admission.end(request, num_output_tokens)
 
@@ -261,9 +265,10 @@ class ServeTokenSource:
             self._close_idle(replica_id)
 
     def _close_idle(self, replica_id: str) -> None:
-        # A draining replica has left the members but still finishes its streams: its client
-        # goes when the stream does.
-        if replica_id not in self._replica_of.values():
+        # A draining replica has left the members but still finishes what it has, and what is on
+        # its way to it: its client goes when the stream does.
+        busy = {*self._replica_of.values(), *self._bound_for.values()}
+        if replica_id not in busy:
             client = self._clients.pop(replica_id, None)
             if client is not None:
                 client.close()
