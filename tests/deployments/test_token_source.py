@@ -5,13 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import pytest
+
 from cluster.admission import Admission
 from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
 from cluster.messages import WireError
 from cluster.token_client import SubmitClient
 from deployments.token_source import ServeTokenSource
-from engine.errors import PageRayError
+from engine.errors import Overloaded, PageRayError
 from engine.output import FinishReason
 from engine.request import GenerateRequest
 from tests.cluster.token_fakes import TIMEOUT_S, TOKEN, Setup, make_request, output, serving
@@ -92,5 +94,47 @@ def test_a_request_on_its_way_to_a_replica_that_drains_is_answered_by_it() -> No
             this.setup.engine.step(output(attempt_id, 0, FinishReason.STOP))
             async with asyncio.timeout(2):
                 assert await answer == [1000]
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_on_its_way_or_at_work_leaves_nothing() -> None:
+    async def run() -> None:
+        async with frontend() as this:
+            engine = this.setup.engine
+            for is_open in (False, True):
+                if is_open:
+                    this.handle.is_open.set()
+                else:
+                    this.handle.is_open.clear()
+                answer = asyncio.create_task(this.answer(f"r{is_open}"))
+                if is_open:
+                    engine.step(output(await this.added(), 0))
+                await asyncio.sleep(0.05)
+                assert this.board.num_requests == 1
+                answer.cancel()
+                await asyncio.wait({answer})
+                assert this.board.num_requests == 0
+            assert await this.setup.wait_aborted() == "rTrue.0"
+            assert engine.added.empty()
+
+    asyncio.run(run())
+
+
+def test_a_request_that_the_engine_has_no_room_for_is_placed_again() -> None:
+    async def run() -> None:
+        async with frontend() as this:
+            this.setup.engine.refusals["r.0"] = Overloaded("7 requests wait.", "Wait.", 3.0)
+            answer = asyncio.create_task(this.answer("r"))
+            assert await this.added() == "r.1"
+            this.setup.engine.step(output("r.1", 0, FinishReason.STOP))
+            assert await answer == [1000]
+            assert this.board.num_requests == 0
+            for attempt in range(4):
+                this.setup.engine.refusals[f"s.{attempt}"] = Overloaded("Full.", "Wait.", 3.0)
+            with pytest.raises(Overloaded, match="Full") as refusal:
+                await this.answer("s")
+            assert refusal.value.retry_after_s == 3.0
+            assert this.board.num_requests == 0
 
     asyncio.run(run())
