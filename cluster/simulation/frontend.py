@@ -108,9 +108,14 @@ class Frontend:
         return Demand(len(self._queue), self._queue.num_tokens, self._attainment.share)
 
     def lose(self, replica_id: str) -> None:
-        """Place again what ran on a replica that is gone."""
+        """Place again what ran on a replica that is gone, and fail all if it was the last."""
         self._board.mark_lost(replica_id)
-        lost = [key for key, outcome in self._live.items() if outcome.replica_id == replica_id]
+        is_last = not self._replicas and not self._waits_for_start
+        lost = [
+            key
+            for key, outcome in self._live.items()
+            if outcome.replica_id == replica_id or is_last  # nobody is left for those who wait
+        ]
         for request_id in lost:
             outcome = self._leave(request_id)
             assert outcome is not None

@@ -123,6 +123,16 @@ def test_requests_on_their_way_to_a_dying_replica_are_placed_again() -> None:
         assert not outcome.has_failed
 
 
+def test_who_waits_when_the_last_replica_dies_fails_with_it() -> None:
+    trace = [
+        TraceRequest(number=i, arrival_s=1.0, num_input_tokens=2000, num_output_tokens=200)
+        for i in range(6)
+    ]
+    small = ReplicaModel(num_blocks=10, block_size=256)
+    outcomes = simulate(trace, Scenario(replicas=[small], deaths=[(2.0, 0)]), POLICIES["kv"])
+    assert [outcome.has_failed for outcome in outcomes] == [True] * 6
+
+
 def test_what_no_replica_can_hold_fails_and_counts_as_a_miss() -> None:
     small = ReplicaModel(num_blocks=8, block_size=256)
     requests = [
