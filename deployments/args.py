@@ -69,7 +69,7 @@ class ModelArgs(BaseModel):
     """Requests that each frontend lets wait for a replica with room."""
     max_held_tokens: int = Field(default=1 << 24, ge=1)
     """Of their prompts."""
-    max_held_s: float = Field(default=60.0, gt=0)
+    max_held_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Longest time that a request may wait."""
     ttft_objective_s: float = Field(default=5.0, gt=0)
     """A first token within so long is in time, for the autoscaler."""

@@ -33,6 +33,13 @@ def test_throughput_takes_full_steps_on_every_device() -> None:
         assert (config.preset, config.max_num_batched_tokens) == (Preset.THROUGHPUT, 2048)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_request_cannot_be_held_for_ever_or_not_at_all(seconds: float) -> None:
+    # Those who are refused are told to come back within that time.
+    with pytest.raises(ValidationError, match="max_held_s"):
+        ModelArgs(max_held_s=seconds)
+
+
 def test_every_engine_setting_reaches_the_engine() -> None:
     given: dict[str, Any] = {
         "load_format": "dummy",
