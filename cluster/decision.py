@@ -1,6 +1,7 @@
 """Why a request went where it went: the numbers that were compared, kept for a while."""
 
 import math
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from cluster.request_need import RequestNeed
 
 _NUM_CANDIDATES: Final = 3
 _MAX_DECISIONS: Final = 10_000
+_ATTEMPT: Final = r"(?:(?:-\d+)?(?:-again)*\.\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,10 @@ class DecisionLog:
             self._decisions.popitem(last=False)
 
     def find(self, request_id: str) -> list[Decision]:
-        """Return the decisions on a request, one for each of its attempts, oldest first."""
-        return [
-            decision
-            for key, decision in self._decisions.items()
-            if key == request_id or key.rpartition(".")[0] == request_id
-        ]
+        """Return the decisions on a request, one for each of its attempts, oldest first.
+
+        Those on `a` are named `a.0`, `a.1`; of a list of prompts `a-0.0`, `a-1.0`; and `a-again.0`
+        where the whole answer was made again.
+        """
+        is_one = re.compile(re.escape(request_id) + _ATTEMPT).fullmatch
+        return [decision for key, decision in self._decisions.items() if is_one(key)]

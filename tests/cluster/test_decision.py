@@ -53,3 +53,14 @@ def test_the_log_finds_all_attempts_and_forgets_the_oldest() -> None:
     assert [d.request_id for d in log.find("y.1")] == ["y.1"]
     assert [d.request_id for d in log.find("z")] == ["z"]
     assert log.num_by_reason[Reason.COST] == 4
+
+
+def test_the_log_finds_the_prompts_of_one_answer_and_what_was_made_again_but_no_others() -> None:
+    log, decision = DecisionLog(), decide(view("a"), view("b"))
+    parts = ["cmpl-a-0.0", "cmpl-a-1.0", "cmpl-a-1-again.0", "cmpl-a-1-again-again.1"]
+    for request_id in (*parts, "cmpl-ab.0", "chatcmpl-a.0", "cmpl-a-b.0"):
+        log.add(replace(decision, request_id=request_id))
+    assert [d.request_id for d in log.find("cmpl-a")] == parts
+    assert [d.request_id for d in log.find("cmpl-a-1")] == parts[1:]
+    assert log.find("cmpl") == []
+    assert log.find("cmpl-.") == []
