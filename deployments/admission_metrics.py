@@ -11,11 +11,15 @@ from cluster.snapshot import AdmissionSnapshot
 _GAUGES: Final[tuple[tuple[str, str, Callable[[AdmissionSnapshot], float]], ...]] = (
     ("held_requests", "Requests that wait for a replica", lambda a: a.num_held_requests),
     (
+        "held_tokens",
+        "Prompt tokens of requests that wait for a replica",
+        lambda a: a.num_held_tokens,
+    ),
+    (
         "placed_requests",
         "Requests that this frontend has on replicas",
         lambda a: a.num_placed_requests,
     ),
-    ("held_tokens", "Prompt tokens of these", lambda a: a.num_held_tokens),
 )
 
 
