@@ -26,6 +26,8 @@ LOW_FREE_FACTOR: Final = 1000.0
 """The same for the product, which grows with the square of a burst: as dear as 30 requests."""
 
 
+SEATS_SHARE: Final = 0.25
+"""Of a replica's seats, which may have to be free for the choices of one request."""
 class Reason(StrEnum):
     """Why a replica was chosen."""
 
@@ -116,7 +118,12 @@ def has_room(view: FleetView, need: RequestNeed) -> Bools:
     left = view.num_available_blocks - num_missing_blocks(view, need)
     # Whole blocks: at least so many as the share rounded up.
     fits: Bools = left >= np.ceil(need.spare_share * view.num_blocks)
-    fits &= view.num_free_seats >= need.num_choices
+    fits &= view.num_free_seats >= 1
+    if need.num_choices > 1:
+        # Who has more choices than that waits for the rest in the engine: for all to be free at
+        # once it would hold up everybody else.
+        most = SEATS_SHARE * (view.num_free_seats + view.num_active)
+        fits &= view.num_free_seats >= np.minimum(need.num_choices, most)
     # There will never be more room than in an empty one: what does not fit is the engine's to say.
     fits |= view.num_active == 0
     return fits

@@ -57,6 +57,18 @@ def test_room_needs_a_seat_for_every_choice() -> None:
     assert has_room(fleet(*rows), replace(NEED, num_choices=3)).tolist() == [False, True]
 
 
+def test_more_choices_than_may_run_at_once_do_not_wait_for_an_idle_replica() -> None:
+    rows = [
+        view(
+            num_blocks=9000, num_available_blocks=9000, num_active=256 - seats, num_free_seats=seats
+        )
+        for seats in (0, 63, 64, 200)
+    ]
+    for num_choices in (100, 1000):
+        room = has_room(fleet(*rows), replace(NEED, num_choices=num_choices))
+        assert room.tolist() == [False, False, True, True]
+
+
 def test_an_empty_replica_has_room_whatever_is_asked_of_it() -> None:
     huge = RequestNeed(request_id="a", num_prompt_tokens=16_000)
     rows = [view(), view(num_active=1, num_available_blocks=999)]
