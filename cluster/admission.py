@@ -26,9 +26,10 @@ class Admission:
         limits: AdmissionLimits,
         *,
         model_name: str,
-        block_size: int,
+        block_size: int | None,
         ttft_objective_s: float,
     ) -> None:
+        """Take what belongs to the model; `block_size` is None where no prefixes are cached."""
         clock = asyncio.get_running_loop().time
         self._board = board
         self._model_name = model_name
@@ -45,7 +46,7 @@ class Admission:
         The board then knows the replica. Call `end` in any case. Raises Overloaded, DeadlinePassed.
         """
         session = None
-        if request.session_id:
+        if request.session_id and self._block_size is not None:
             session = self._sessions.find(request.tenant, request.session_id)
         keys: tuple[int, ...] = ()
         if len(self._board.members()) > 1:

@@ -27,8 +27,15 @@ def block_key(block_hash: bytes) -> int:
     return int.from_bytes(block_hash[:KEY_BYTES], "little")
 
 
-def prompt_keys(request: GenerateRequest, model_name: str, block_size: int) -> tuple[int, ...]:
-    """Return the keys of a prompt's first blocks, as an engine of that model has them."""
+def prompt_keys(
+    request: GenerateRequest, model_name: str, block_size: int | None
+) -> tuple[int, ...]:
+    """Return the keys of a prompt's first blocks, as an engine of that model has them.
+
+    `block_size` None: engines cache no prefixes, and there are no keys.
+    """
+    if block_size is None:
+        return ()
     root = root_hash(model_name, request.cache_salt)
     token_ids = request.prompt_token_ids[: MAX_KEYS * block_size]
     return tuple(map(block_key, block_hashes(root, token_ids, block_size)))

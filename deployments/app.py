@@ -52,7 +52,7 @@ def _replicas(args: ModelArgs, app: AppArgs) -> Application:
             "request_router_class": "deployments.request_router:KVBlockRouter",
             "request_router_kwargs": {
                 "model_name": args.model_name,
-                "block_size": args.block_size,
+                "block_size": args.cached_block_size,
                 "policy": app.router_policy,
             },
             "max_backoff_s": 0.05,

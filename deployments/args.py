@@ -112,6 +112,11 @@ class ModelArgs(BaseModel):
         return "Replica-" + re.sub(r"[^\w.-]", "-", self.model_name, flags=re.ASCII)
 
     @property
+    def cached_block_size(self) -> int | None:
+        """Tokens in a block of the prefix cache; None: there is none."""
+        return self.block_size if self.enable_prefix_caching else None
+
+    @property
     def needs_weights(self) -> bool:
         """Whether the model has to come with its weights."""
         return self.load_format != "dummy"

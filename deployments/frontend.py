@@ -70,7 +70,7 @@ async def _connect(
         board,
         args.admission_limits(),
         model_name=args.model_name,
-        block_size=args.block_size,
+        block_size=args.cached_block_size,
         ttft_objective_s=args.ttft_objective_s,
     )
     source = ServeTokenSource(replicas, board, admission, frontend_id)

@@ -23,7 +23,7 @@ class KVBlockRouter(RequestRouter):
     def initialize_state(self, **kwargs: Any) -> None:
         """Find the board of this deployment (called by Serve with request_router_kwargs)."""
         self._model_name: str = kwargs["model_name"]
-        self._block_size: int = kwargs["block_size"]
+        self._block_size: int | None = kwargs["block_size"]
         self._board = find_board(self._model_name)
         self._board.set_policy(POLICIES[kwargs["policy"]])
 

@@ -25,7 +25,9 @@ def request(request_id: str, num_blocks: int = 60, **fields: object) -> Generate
     )
 
 
-def run(case: Case, *replica_ids: str, max_wait_s: float = 60.0) -> None:
+def run(
+    case: Case, *replica_ids: str, max_wait_s: float = 60.0, block_size: int | None = 16
+) -> None:
     """Run a case on replicas of 100 blocks; afterwards nothing may be held or placed."""
 
     async def main() -> None:
@@ -34,7 +36,9 @@ def run(case: Case, *replica_ids: str, max_wait_s: float = 60.0) -> None:
         for replica_id in replica_ids:
             board.update(replica_id, make_snapshot())
         limits = AdmissionLimits(max_wait_s=max_wait_s)
-        admission = Admission(board, limits, model_name="m", block_size=16, ttft_objective_s=0.5)
+        admission = Admission(
+            board, limits, model_name="m", block_size=block_size, ttft_objective_s=0.5
+        )
         await case(board, admission)
         assert board.num_requests == 0
         assert admission.snapshot().num_held_requests == 0
@@ -182,6 +186,19 @@ def test_a_session_goes_where_its_last_turn_was_until_that_costs_more() -> None:
         admission.end(turn, 0)
 
     run(case, "a", "b")
+
+
+def test_engines_that_cache_nothing_are_not_hoped_to_have_anything() -> None:
+    async def case(board: Board, admission: Admission) -> None:
+        for i in range(4):
+            turn = request(f"r{i}", num_blocks=20, session_id="talk")
+            await admission.place(turn, now())
+            [decision] = board.decisions(turn.request_id)
+            assert decision.reason == "cost"
+            assert {each.num_cached_blocks for each in decision.candidates} == {0}
+            admission.end(turn, 100)
+
+    run(case, "a", "b", block_size=None)
 
 
 def test_attainment_is_the_share_of_first_tokens_in_time() -> None:
