@@ -131,7 +131,8 @@ class TokenHub:
                 if frontend is not None and frontend.connection is connection:
                     self._acknowledge(frontend, message.number)
             case Demand() if connection.role is Role.FRONTEND:
-                if (frontend := self._frontends.get(connection.peer_id)) is not None:
+                frontend = self._frontends.get(connection.peer_id)
+                if frontend is not None and frontend.connection is connection:
                     frontend.demand = message
             case Abort():
                 self._abort(connection, message)

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from cluster.messages import Demand, Hello, Role
+from cluster.token_hub import HubLimits, TokenHub
 from engine.errors import ReplicaLost
 from engine.output import FinishReason, TokenLogprob, TokenOutput
 from tests.cluster.token_fakes import (
@@ -110,6 +112,21 @@ def test_demand_that_a_break_swallowed_is_told_again() -> None:
             client.tell(Demand())
             relay.cut()
             await arrives(setup, Demand())
+
+    asyncio.run(run())
+
+
+def test_demand_that_comes_late_over_an_old_stream_does_not_count() -> None:
+    async def run() -> None:
+        engine = FakeEngine()
+        hub = TokenHub(engine, asyncio.get_running_loop(), HubLimits())
+        hello = Hello(TOKEN, "frontend", Role.FRONTEND)
+        old, welcome = hub.connect(hello)
+        new, _ = hub.connect(msgspec.structs.replace(hello, epoch=welcome.epoch))
+        hub.receive(new, Demand())
+        hub.receive(old, Demand(5, 100, 0.9))
+        assert hub.demand() == Demand()
+        engine.close()
 
     asyncio.run(run())
 
