@@ -47,10 +47,6 @@ class ReplicaDemand:
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in metrics.items() if name in names})
 
-    def as_metrics(self) -> dict[str, float]:
-        """The numbers by name."""
-        return asdict(self)
-
     @property
     def num_needed_blocks(self) -> float:
         """Blocks in use and blocks that queued prompts will take."""

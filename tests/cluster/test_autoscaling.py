@@ -1,7 +1,7 @@
 """When replicas are added and when they go, rule by rule."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_a_snapshot_survives_the_way_as_numbers() -> None:
         prefill_token_s=0.3,
         cold_start_s=5.0,
     )
-    assert ReplicaDemand.from_metrics(told.as_metrics()) == told
+    assert ReplicaDemand.from_metrics(asdict(told)) == told
 
 
 def test_blocks_that_requests_need_add_replicas() -> None:
