@@ -24,10 +24,10 @@ LOW_FREE_COST_S: Final = 4.0
 """Cost of placing a request that takes the last block."""
 LOW_FREE_FACTOR: Final = 1000.0
 """The same for the product, which grows with the square of a burst: as dear as 30 requests."""
-
-
 SEATS_SHARE: Final = 0.25
 """Of a replica's seats, which may have to be free for the choices of one request."""
+
+
 class Reason(StrEnum):
     """Why a replica was chosen."""
 
