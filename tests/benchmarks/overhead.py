@@ -24,7 +24,7 @@ from engine.sampling_params import SamplingParams
 from engine.snapshot import EngineSnapshot
 from tests.benchmarks import process_tree
 from tests.benchmarks.load import complete
-from tests.benchmarks.paced.engine import paced_core
+from tests.benchmarks.paced.engine import STEADY, paced_core
 from tests.benchmarks.server import HOST, Server
 from tests.benchmarks.workload import Ask
 
@@ -75,7 +75,7 @@ class BareEngine:
         self._events = asyncio.get_running_loop()
         self._waiters: dict[str, tuple[asyncio.Future[None], asyncio.Future[None]]] = {}
         self.num_tokens = 0
-        self.loop = EngineLoop(paced_core(), on_step=self._on_step, on_failure=print)
+        self.loop = EngineLoop(paced_core(STEADY), on_step=self._on_step, on_failure=print)
         self.loop.start()
 
     async def complete(self, number: int, num_tokens: int) -> float:
@@ -128,7 +128,7 @@ def http_client(port: int) -> Client:
 
     async def client(number: int, num_tokens: int) -> float:
         ask = Ask([number % 40_000] * PROMPT_TOKENS, num_tokens)
-        return (await complete(HOST, port, "smollm2", ask)).ttft_s
+        return (await complete(HOST, port, "steady", ask)).ttft_s
 
     return client
 
@@ -141,7 +141,7 @@ def run_load(port: int, seconds: float) -> int:
 
 def measure_endpoint(seconds: float) -> dict[str, float]:
     """Everything: HAProxy, frontend, supervisor, rank."""
-    command = [sys.executable, "-m", "tests.benchmarks.paced.serve", "{port}"]
+    command = [sys.executable, "-m", "tests.benchmarks.paced.serve", "{port}", "steady"]
     with Server(command, {}, "/ready") as server, ProcessPoolExecutor(1) as pool:
         pool.submit(run_load, server.port, RAMP_S).result()
         idle_s = process_tree.cpu_seconds(server.pid)

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.replay TRACE [--replicas 3] [--policies kv round_robin ...]
 
 Each policy gets a service of its own: real engines, each on one thread, and real HTTP. Lengths are
-those of the trace over `--shrink`.
+those of the trace over `--shrink`. Engines that share their cores are all slow when one is busy, so
+that placement counts for little; with `--paced` steps only take time, as on machines of their own.
 """
 
 import argparse
@@ -12,9 +13,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import httpx2
 
 from cluster.policies import POLICIES
 from cluster.simulation.frontend import Outcome
@@ -24,15 +27,20 @@ from cluster.simulation.shaping import FLOOD_TENANT, scaled, shrunk, window, wit
 from cluster.simulation.summary import Objective, Summary, summarise
 from cluster.simulation.trace import TraceRequest, read_trace
 from tests.benchmarks.load import Timing, complete
+from tests.benchmarks.paced.engine import SHRINK, SHRUNK
+from tests.benchmarks.server import HOST, Server
 from tests.benchmarks.workload import Ask
-from tests.integration.serving import Serving
+from tests.integration.serving import Serving, wait_until
 
 MODEL = "smollm2"
+PACE = "shrunk"
 BLOCK_SIZE = 16
 KV_MEMORY_MIB = 96
 FIRST_ID, NUM_IDS = 1000, 40_000
 """Token ids that are text of some kind."""
 WARM_UP_REQUESTS = 24
+
+Headers = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,6 @@ class Replay:
     """One run: what clients saw, and how the engines were at its end."""
 
     outcomes: list[Outcome]
-    num_failed: int
     replicas: list[dict[str, Any]]
 
 
@@ -49,7 +56,9 @@ def prompt(request: TraceRequest) -> list[int]:
     return [FIRST_ID + token_id % NUM_IDS for token_id in request.prompt()]
 
 
-async def replay(port: int, trace: Sequence[TraceRequest]) -> list[tuple[TraceRequest, Any]]:
+async def replay(
+    port: int, model: str, trace: Sequence[TraceRequest]
+) -> list[tuple[TraceRequest, Any]]:
     """Send every request at its time; return each with its timing, or with its error."""
     loop = asyncio.get_running_loop()
     start_s = loop.time()
@@ -58,14 +67,14 @@ async def replay(port: int, trace: Sequence[TraceRequest]) -> list[tuple[TraceRe
         await asyncio.sleep(max(0.0, start_s + request.arrival_s - loop.time()))
         ask = Ask(prompt(request), request.num_output_tokens)
         headers = {"authorization": f"Bearer {request.tenant}"} if request.tenant else {}
-        return await complete("127.0.0.1", port, MODEL, ask, headers=headers)
+        return await complete(HOST, port, model, ask, headers=headers)
 
     results = await asyncio.gather(*map(one, trace), return_exceptions=True)
     return list(zip(trace, results, strict=True))
 
 
 def run_live(trace: Sequence[TraceRequest], num_replicas: int, options: Sequence[str]) -> Replay:
-    """Serve, warm up, replay, stop."""
+    """Serve a real model, warm up, replay, stop."""
     with tempfile.TemporaryDirectory() as folder:
         serving = Serving(
             MODEL,
@@ -77,11 +86,39 @@ def run_live(trace: Sequence[TraceRequest], num_replicas: int, options: Sequence
         try:
             serving.wait_ready()
             serving.wait_replicas(num_replicas)
-            asyncio.run(replay(serving.port, warm_up(trace)))
-            results = asyncio.run(replay(serving.port, trace))
-            replicas = serving.replicas()
+            asyncio.run(replay(serving.port, MODEL, warm_up(trace)))
+            results = asyncio.run(replay(serving.port, MODEL, trace))
+            return Replay(outcomes_of(results), serving.replicas())
         finally:
             serving.stop()
+
+
+def run_paced(
+    trace: Sequence[TraceRequest], num_replicas: int, options: Sequence[str], headers: Headers
+) -> Replay:
+    """The same with engines that take time and no CPU, as those of several machines do."""
+    command = [sys.executable, "-m", "tests.benchmarks.paced.serve", "{port}", PACE]
+    command += ["--replicas", str(num_replicas), *options]
+    with (
+        Server(command, {}, "/ready") as server,
+        httpx2.Client(base_url=f"http://{HOST}:{server.port}", headers=headers) as client,
+    ):
+
+        def replicas() -> list[dict[str, Any]]:
+            try:
+                models = client.get("/status").json()["models"]
+            except httpx2.TransportError:  # HAProxy starts anew while deployments come up
+                return []
+            return [replica for model in models for replica in model["replicas"]]
+
+        wait_until(lambda: len(replicas()) == num_replicas, 60, "replicas")
+        asyncio.run(replay(server.port, PACE, warm_up(trace)))
+        results = asyncio.run(replay(server.port, PACE, trace))
+        return Replay(outcomes_of(results), replicas())
+
+
+def outcomes_of(results: Sequence[tuple[TraceRequest, Any]]) -> list[Outcome]:
+    """What became of requests, as the simulator tells it."""
     outcomes = []
     for request, timing in results:
         outcome = Outcome(request, num_placements=1)
@@ -89,22 +126,16 @@ def run_live(trace: Sequence[TraceRequest], num_replicas: int, options: Sequence
             outcome.first_s = request.arrival_s + timing.ttft_s
             outcome.last_s = request.arrival_s + timing.e2e_s
         outcomes.append(outcome)
-    return Replay(outcomes, sum(outcome.has_failed for outcome in outcomes), replicas)
+    return outcomes
 
 
 def warm_up(trace: Sequence[TraceRequest]) -> list[TraceRequest]:
     """Requests of the same lengths that share nothing with those to come: engines learn from them
     how long their steps take."""
-    chosen = [request for request in trace if not request.tenant][:WARM_UP_REQUESTS]
+    first = max(request.number for request in trace) + 1
     return [
-        TraceRequest(
-            number=len(trace) + i,
-            arrival_s=i / 4,
-            num_input_tokens=request.num_input_tokens,
-            num_output_tokens=request.num_output_tokens,
-            tenant=request.tenant,
-        )
-        for i, request in enumerate(chosen or trace[:WARM_UP_REQUESTS])
+        replace(request, number=first + i, arrival_s=i / 4, prefix_ids=())
+        for i, request in enumerate(trace[:WARM_UP_REQUESTS])
     ]
 
 
@@ -150,36 +181,33 @@ def main() -> None:
     parser.add_argument("--shrink", type=int, default=16)
     parser.add_argument("--ttft", type=float, default=1.0)
     parser.add_argument("--tpot", type=float, default=0.1)
+    parser.add_argument("--small", action="store_true", help="from one tenant, with a key")
     parser.add_argument("--flood", type=float, default=0.0, help="share of one more tenant")
+    parser.add_argument("--paced", action="store_true", help="engines that take no CPU")
     options = parser.parse_args()
     trace = scaled(window(read_trace(options.trace), options.seconds, 0), options.rate)
-    trace = shrunk(trace, options.shrink)
+    trace = shrunk(trace, SHRINK if options.paced else options.shrink)
     extra: list[str] = []
-    if options.flood:
-        trace = with_flood([named(request) for request in trace], options.flood)
+    headers: Headers = {}
+    if options.small or options.flood:
+        trace = [replace(request, tenant="small", prefix_ids=()) for request in trace]
+        trace = with_flood(trace, options.flood) if options.flood else trace
         extra = ["--api-key", "small", "--api-key", FLOOD_TENANT]
+        headers = {"authorization": "Bearer small"}
     objective = Objective(options.ttft, options.tpot)
     report: dict[str, Any] = {"num_requests": len(trace)}
     for policy in options.policies:
-        run = run_live(trace, options.replicas, ["--router-policy", policy, *extra])
-        model = model_of(run.replicas)
+        if options.paced:
+            run = run_paced(trace, options.replicas, ["--policy", policy, *extra], headers)
+        else:
+            run = run_live(trace, options.replicas, ["--router-policy", policy, *extra])
+        model = SHRUNK if options.paced else model_of(run.replicas)
         scenario = Scenario(replicas=[model] * options.replicas)
         simulated = summarise(simulate(trace, scenario, POLICIES[policy]), objective)
         report[policy] = compared(summarise(run.outcomes, objective), simulated)
         report[policy]["model"] = asdict(model)
         print(f"{policy}: {json.dumps(report[policy])}", file=sys.stderr, flush=True)
     print(json.dumps(report, indent=2))
-
-
-def named(request: TraceRequest) -> TraceRequest:
-    """The same, from the tenant that is to be protected."""
-    return TraceRequest(
-        number=request.number,
-        arrival_s=request.arrival_s,
-        num_input_tokens=request.num_input_tokens,
-        num_output_tokens=request.num_output_tokens,
-        tenant="small",
-    )
 
 
 if __name__ == "__main__":

@@ -15,17 +15,18 @@ from cluster.token_server import TokenServer
 from cluster.worker import Worker, WorkerSpec
 from deployments.replica import Replica
 from engine.loop import EngineLoop
-from tests.benchmarks.paced.engine import MAX_MODEL_LEN, paced_core
+from tests.benchmarks.paced.engine import MODELS, max_model_len, paced_core
 
 
 class PacedWorker(Worker):
-    """Rank 0 of a group of one."""
+    """Rank 0 of a group of one. The name that its model is served under chooses the pace."""
 
     def _lead(self, spec: WorkerSpec, started: float) -> EngineDescription:
+        model = MODELS[spec.engine.model_name]
         io_loop = asyncio.new_event_loop()
         threading.Thread(target=io_loop.run_forever, name="token-server", daemon=True).start()
         loop = EngineLoop(
-            paced_core(),
+            paced_core(model),
             on_step=lambda output, snapshot: server.on_step(output, snapshot),
             on_failure=self._end,
         )
@@ -37,7 +38,7 @@ class PacedWorker(Worker):
             address=address,
             token=spec.token,
             model_name=spec.engine.model_name,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=max_model_len(model),
             tensor_parallel_size=1,
             device="none",
             dtype="none",
