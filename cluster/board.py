@@ -36,8 +36,20 @@ class Board:
     """
 
     def __init__(
-        self, *, policy: PlacementPolicy = choose, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        policy: PlacementPolicy = choose,
+        clock: Callable[[], float] = time.monotonic,
+        rotation: int = 0,
     ) -> None:
+        """Know nobody yet.
+
+        Args:
+            policy: places the requests.
+            clock: in seconds.
+            rotation: where turns among equals begin. Frontends that begin alike would all choose
+                the same one of a few idle replicas.
+        """
         self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
@@ -49,7 +61,7 @@ class Board:
         """Requests that were placed and not released, wherever their replica is."""
         self._decisions = DecisionLog()
         self._index = PrefixIndex()
-        self._num_choices = 0
+        self._num_choices = rotation
         self._subscribers: list[Callable[[], None]] = []
 
     def set_members(self, members: Mapping[str, Mapping[str, Any]]) -> None:

@@ -6,6 +6,8 @@ pickles the router's class with copies of the objects it names, but functions of
 module go by name.
 """
 
+import random
+
 from cluster.board import Board
 
 _boards: dict[str, Board] = {}
@@ -15,4 +17,6 @@ def find_board(name: str) -> Board:
     """The board of that name, made on first use."""
     board = _boards.get(name)
     # setdefault is atomic: two threads that come first at once get the same board.
-    return board if board is not None else _boards.setdefault(name, Board())
+    if board is None:
+        board = _boards.setdefault(name, Board(rotation=random.randrange(1 << 16)))  # noqa: S311
+    return board

@@ -92,7 +92,8 @@ class _Run:
             for i, model in enumerate(scenario.replicas)
         }
         self._boards = [
-            Board(policy=policy, clock=self.events.clock) for _ in range(scenario.num_frontends)
+            Board(policy=policy, clock=self.events.clock, rotation=self.rng.randrange(1 << 16))
+            for _ in range(scenario.num_frontends)
         ]
         self.frontends = [
             Frontend(

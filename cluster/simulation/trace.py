@@ -1,8 +1,9 @@
 """Reads arrival traces: when requests came, how long they were, whose, and what they share.
 
 Formats, told by their first line, gzipped or not:
-- Mooncake's JSON lines: `timestamp` (ms), `input_length`, `output_length`, `hash_ids` (prefix
-  blocks of 512 tokens; requests share a prefix as far as their lists are equal from the front).
+- Mooncake's JSON lines: `timestamp` (ms, in steps of 3 s, which are spread), `input_length`,
+  `output_length`, `hash_ids` (prefix blocks of 512 tokens; requests share a prefix as far as their
+  lists are equal from the front).
 - Azure's CSV: `TIMESTAMP` (UTC), `ContextTokens`, `GeneratedTokens`.
 - ServeGen's CSV: `arrival_s`, `tenant`, `input_tokens`, `output_tokens`.
 """
@@ -14,7 +15,9 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from engine.errors import InvalidConfig
@@ -23,6 +26,9 @@ HASH_BLOCK_TOKENS: Final = 512
 """Tokens that one of a request's `prefix_ids` stands for."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _TOKEN_IDS = 1 << 31
+_SAME_TICK_S = 0.01
+_COARSE_SHARE = 0.5
+"""With less ticks than so many for each request a clock is coarse."""
 _SPREAD = 2_654_435_761  # odd, so that numbers of requests and of prefixes stay apart
 
 
@@ -71,7 +77,7 @@ def read_trace(path: Path) -> list[TraceRequest]:
             raise InvalidConfig(
                 f"Line {i + first} of the trace '{path}' is wrong: {error!r}.", _HELP
             ) from error
-    return _from_zero(requests)
+    return _spread(_from_zero(requests))
 
 
 _HELP = (
@@ -139,3 +145,26 @@ def _from_zero(requests: list[TraceRequest]) -> list[TraceRequest]:
     requests = sorted(requests, key=lambda request: request.arrival_s)
     start = requests[0].arrival_s
     return [replace(request, arrival_s=request.arrival_s - start) for request in requests]
+
+
+def _spread(requests: list[TraceRequest]) -> list[TraceRequest]:
+    """Spread those of one tick of a coarse clock over it, in their order.
+
+    Mooncake's conversations come every 3 s, ten at once, give or take a millisecond. Clients do
+    not: what ten frontends do at the same instant would be judged by the clock that wrote the log.
+    """
+    ticks: list[list[TraceRequest]] = []
+    for request in requests:
+        if ticks and request.arrival_s - ticks[-1][0].arrival_s < _SAME_TICK_S:
+            ticks[-1].append(request)
+        else:
+            ticks.append([request])
+    if len(ticks) == 1 or len(ticks) > _COARSE_SHARE * len(requests):
+        return requests
+    starts = [tick[0].arrival_s for tick in ticks]
+    tick_s = median(end - begin for begin, end in pairwise(starts))
+    return [
+        replace(request, arrival_s=start + tick_s * i / len(tick))
+        for start, tick in zip(starts, ticks, strict=True)
+        for i, request in enumerate(tick)
+    ]

@@ -206,3 +206,17 @@ def test_a_trace_that_cannot_be_read_is_refused_with_the_line(
     path.write_text(text)
     with pytest.raises(InvalidConfig, match=message):
         read_trace(path)
+
+
+def test_a_coarse_clock_is_spread_and_a_fine_one_left_alone(tmp_path: Path) -> None:
+    def read(*stamps: int) -> list[float]:
+        path = tmp_path / "trace.jsonl"
+        rows = [{"timestamp": stamp, "input_length": 9, "output_length": 2} for stamp in stamps]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return [request.arrival_s for request in read_trace(path)]
+
+    assert read(0, 0, 0, 3000, 2999, 3001, 6000, 6000, 6000) == pytest.approx(
+        [0, 1, 2, 2.999, 3.999, 4.999, 6, 7, 8], abs=0.01
+    )
+    assert read(0, 10, 20, 20, 30) == [0, 0.01, 0.02, 0.02, 0.03]
+    assert read(5, 5, 5) == [0, 0, 0]
