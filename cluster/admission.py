@@ -1,7 +1,6 @@
 """How the requests of one frontend get their replicas: a place in the queue, sessions, demand."""
 
 import asyncio
-from dataclasses import replace
 
 from cluster.admission_limits import AdmissionLimits
 from cluster.admission_queue import AdmissionQueue, Ticket
@@ -65,10 +64,7 @@ class Admission:
         except (Overloaded, DeadlinePassed):
             self._attainment.add(float("inf"))
             raise
-        if request.deadline_s is None:
-            return request
-        # Above 0, as it must be: the engine ends a request whose time is up at once.
-        return replace(request, deadline_s=max(ticket.deadline_s - self._clock(), 1e-3))
+        return request.later(self._clock() - arrived_s)
 
     def note_first_token(self, arrived_s: float) -> None:
         """A request that came then has its first token."""

@@ -5,6 +5,7 @@ tenants take turns (engine/fair_share.py); of one tenant the first to come goes 
 finds no room is passed only so often by others that do. Pure: the clock is handed in.
 """
 
+import bisect
 import math
 import random
 from collections import Counter
@@ -114,8 +115,7 @@ class AdmissionQueue:
         self._next_number += 1
         self._waiting[ticket.need.request_id] = ticket
         queue = self._queues.setdefault(ticket.tenant, [])
-        queue.append(ticket)
-        queue.sort(key=lambda other: other.place)
+        bisect.insort(queue, ticket, key=lambda other: other.place)
         self.num_tokens += ticket.need.num_prompt_tokens
         return None
 

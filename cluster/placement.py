@@ -17,7 +17,7 @@ from cluster.request_need import RequestNeed
 EXPECTED_OUTPUT_TOKENS: Final = 100
 HELD_UP_COST: Final = 0.1
 """A second for which prefill holds up another sequence counts as so much of one's own. Between 0
-(prefill time alone) and 1 (LMetric's product); under overload both ends are 1 to 3 points worse."""
+(prefill time alone) and 1 (as LMetric's product has it): chosen by simulation."""
 LOW_FREE_SHARE: Final = 0.15
 """With less than this share of blocks left a replica begins to look dear."""
 LOW_FREE_COST_S: Final = 4.0

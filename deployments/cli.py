@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from rich.console import Console
 from deployments.args import AppArgs
 from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
-from deployments.cli_options import Options, PlanOptions, ServeOptions, takes_options
+from deployments.cli_options import PlanOptions, ServeOptions, takes_options
 from deployments.cli_serve_config import serve_config
 from deployments.cli_settings import (
     app_args,
@@ -46,6 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's tables cut long option names off
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+Served = TypeVar("Served", bound=ServeOptions)
 PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
 
 Url = Annotated[str, typer.Option("--url", help="Where the service listens.")]
@@ -199,7 +200,7 @@ def default_cache_dir(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "pageray"
 
 
-def _with_cache_dir(options: Options) -> Options:
+def _with_cache_dir(options: Served) -> Served:
     return replace(options, cache_dir=options.cache_dir or default_cache_dir(os.environ))
 
 

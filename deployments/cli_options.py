@@ -5,7 +5,7 @@ Those of each engine are in deployments/cli_engine_options.py.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -226,18 +226,19 @@ class PlanOptions(ServeOptions):
     as_json: Annotated[bool, option("Plan", "--json", help="Print JSON, sizes in bytes.")] = False
 
 
-Options = TypeVar("Options", bound=ServeOptions)
+Options = TypeVar("Options")
 
 
 def takes_options(
     options_class: type[Options],
 ) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Give a command every option of a class, handed over as one value."""
+    """Give a command every option of a dataclass, handed over as one value."""
 
     def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             command(options_class(**values))
 
+        assert is_dataclass(options_class)
         hints = get_type_hints(options_class, include_extras=True)
         run.__name__ = command.__name__
         run.__doc__ = command.__doc__
@@ -247,7 +248,7 @@ def takes_options(
                 inspect.Parameter(
                     field.name,
                     inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default,
+                    default=inspect.Parameter.empty if field.default is MISSING else field.default,
                     annotation=hints[field.name],
                 )
                 for field in fields(options_class)

@@ -85,13 +85,6 @@ class Choice:
         return used
 
 
-def _what_is_left(deadline_s: float | None, elapsed_s: float) -> float | None:
-    if deadline_s is None:
-        return None
-    # Above 0, as it must be: the engine ends a request whose time is up at once, and says so.
-    return max(deadline_s - elapsed_s, 1e-3)
-
-
 def _check_not_given_up(output: TokenOutput) -> None:
     if output.error == DEADLINE_PASSED:
         raise DeadlinePassed(
@@ -149,11 +142,7 @@ class Completion:
         """The same once more, from the prompts, for a client that has seen nothing of this one."""
         elapsed_s = time.perf_counter() - self._arrived_s
         requests = [
-            replace(
-                request,
-                request_id=f"{request.request_id}-again",
-                deadline_s=_what_is_left(request.deadline_s, elapsed_s),
-            )
+            replace(request.later(elapsed_s), request_id=f"{request.request_id}-again")
             for request in self._requests
         ]
         return Completion(self._source, self._tokenizer, requests, self._metrics, self._arrived_s)

@@ -24,6 +24,7 @@ from cluster.simulation.summary import (
     summarise,
 )
 from cluster.simulation.trace import TraceRequest, read_trace
+from deployments.cli_settings import parse_replicas
 from deployments.cli_simulate import SimulateOptions
 from engine.config import Preset
 from engine.errors import InvalidConfig
@@ -82,7 +83,8 @@ def scenario(options: SimulateOptions) -> Scenario:
 
     Raises InvalidConfig for what cannot be.
     """
-    num_min, num_max = options.replicas
+    num_min, num_max = parse_replicas(options.replicas)
+    slow = options.slow or []
     num_replicas = max(1, num_min)
     if num_max < num_replicas:
         raise InvalidConfig(
@@ -93,8 +95,8 @@ def scenario(options: SimulateOptions) -> Scenario:
     for what, value in counts:
         if value < 1:
             raise InvalidConfig(f"There are {value} {what}.", "Use 1 or more.")
-    deaths = [_numbers(text, "death", "S:NUMBER", 2) for text in options.deaths]
-    for number in [*options.slow, *(int(number) for _, number in deaths)]:
+    deaths = [_numbers(text, "death", "S:NUMBER", 2) for text in options.deaths or []]
+    for number in [*slow, *(int(number) for _, number in deaths)]:
         if not 0 <= number < num_replicas:
             raise InvalidConfig(
                 f"There is no replica {number}.", f"They are numbered 0 to {num_replicas - 1}."
@@ -120,7 +122,7 @@ def scenario(options: SimulateOptions) -> Scenario:
         )
     halved = replace(model, speed=model.speed / 2)
     return Scenario(
-        replicas=[halved if i in options.slow else model for i in range(num_replicas)],
+        replicas=[halved if i in slow else model for i in range(num_replicas)],
         num_frontends=options.frontends,
         reporting=Reporting(
             period_s=options.report_period_s,

@@ -1,6 +1,6 @@
 """A request as it enters the engine, and the state of each of its sequences inside."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from engine.output import FinishReason
@@ -28,6 +28,13 @@ class GenerateRequest:
     """Share of the service that its tenant gets while all ask for more than there is."""
     session_id: str = ""
     """Its client's name for a conversation; empty: none. Only placement looks at it."""
+
+    def later(self, elapsed_s: float) -> "GenerateRequest":
+        """Return the request so many seconds on, with what is left of its deadline."""
+        if self.deadline_s is None:
+            return self
+        # Above 0, as it must be: the engine ends a request whose time is up at once, and says so.
+        return replace(self, deadline_s=max(self.deadline_s - elapsed_s, 1e-3))
 
 
 class RequestStatus(Enum):
