@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ from deployments.args import AppArgs, ModelArgs
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.served_model import ServedModel
-from deployments.status import find_decisions
+from deployments.status import FrontendAnswer, find_decisions
 from deployments.token_source import ServeTokenSource
 from engine.model_store import resolve_model
 from engine.tokenizer import Tokenizer
 
 NAME: Final = "Frontend"
+ANSWER_TIMEOUT_S: Final = 5.0
+"""For what frontends ask each other."""
 
 
 @serve.ingress()
@@ -36,7 +39,7 @@ class Frontend:
         self._http_app: Starlette = build_http_app(
             self._models,
             HttpSettings.from_args(args),
-            _ask_frontends if args.num_frontends > 1 else None,
+            partial(_ask_frontends, args.num_frontends) if args.num_frontends > 1 else None,
         )
 
     async def decisions(self, request_id: str) -> list[dict[str, Any]]:
@@ -48,13 +51,17 @@ class Frontend:
         return self._http_app
 
 
-async def _ask_frontends(request_id: str) -> list[dict[str, Any]]:
+async def _ask_frontends(num_frontends: int, request_id: str) -> list[FrontendAnswer]:
     frontends = serve.get_deployment_handle(NAME, serve.get_replica_context().app_name)
-    answers = await frontends.broadcast("decisions", request_id).results_async(
-        return_exceptions=True  # one that is about to end need not answer
-    )
-    found = (answer for answer in answers if isinstance(answer, list))
-    return [decision for decisions in found for decision in decisions]
+    try:
+        answers: list[FrontendAnswer] = await frontends.broadcast(
+            "decisions", request_id
+        ).results_async(timeout_s=ANSWER_TIMEOUT_S, return_exceptions=True)
+    except TimeoutError as error:
+        return [error]
+    # One that Serve has not told us of yet, or that is being replaced, may have placed it too.
+    unknown = [LookupError("not heard of")] * (num_frontends - len(answers))
+    return answers + unknown
 
 
 async def _connect(

@@ -46,6 +46,10 @@ class UnknownRequest(PageRayError):
     """Nothing is known of a request of this id."""
 
 
+class FrontendSilent(PageRayError):
+    """Another frontend did not answer in time."""
+
+
 class UnknownRoute(PageRayError):
     """Nothing is served at this path."""
 
@@ -71,6 +75,7 @@ _SHAPES: Final[tuple[tuple[type[PageRayError], int, str, str | None], ...]] = (
     (DeadlinePassed, 504, "timeout_error", "deadline_passed"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (ReplicaLost, 503, "server_error", "replica_lost"),
+    (FrontendSilent, 503, "server_error", "frontend_silent"),
     (PageRayError, 500, "server_error", "internal_error"),
 )
 
@@ -103,7 +108,7 @@ def error_response(error: PageRayError) -> Response:
     headers = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
-    elif isinstance(error, ReplicaLost):
+    elif isinstance(error, ReplicaLost | FrontendSilent):
         headers["retry-after"] = "1"
     elif isinstance(error, InvalidApiKey):
         headers["www-authenticate"] = "Bearer"

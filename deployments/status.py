@@ -1,6 +1,7 @@
 """What operators and probes ask: is it alive, is it ready, what do the replicas hold."""
 
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -8,13 +9,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.http_errors import JSON, UnknownRequest
+from deployments.http_errors import JSON, FrontendSilent, UnknownRequest
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.served_model import ServedModel, ServedModels
 
-AskFrontends = Callable[[str], Awaitable[list[dict[str, Any]]]]
-"""Request id to what `find_decisions` finds in any frontend."""
+logger = logging.getLogger("ray.serve")
+
+FrontendAnswer = list[dict[str, Any]] | BaseException
+"""What `find_decisions` finds in another frontend, or why it did not answer."""
+AskFrontends = Callable[[str], Awaitable[list[FrontendAnswer]]]
+"""Request id to the answer of every frontend."""
 
 
 def find_decisions(models: Iterable[ServedModel], request_id: str) -> list[dict[str, Any]]:
@@ -62,11 +67,11 @@ class StatusRoutes:
         return _json({"models": [_describe(model) for model in self._models]})
 
     async def why(self, request: Request) -> Response:
-        """Why a request went to its replica. Raises UnknownRequest."""
+        """Why a request went to its replica. Raises UnknownRequest, FrontendSilent."""
         request_id = request.path_params["request_id"]
         decisions = find_decisions(self._models, request_id)
         if not decisions and self._ask_frontends is not None:
-            decisions = await self._ask_frontends(request_id)
+            decisions = _merge(request_id, await self._ask_frontends(request_id))
         if not decisions:
             raise UnknownRequest(
                 f"No request {request_id[:128]!r} was placed from here of late.",
@@ -83,6 +88,20 @@ class StatusRoutes:
         return Response(
             self._metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+
+def _merge(request_id: str, answers: list[FrontendAnswer]) -> list[dict[str, Any]]:
+    silent = [answer for answer in answers if isinstance(answer, BaseException)]
+    told = [answer for answer in answers if not isinstance(answer, BaseException)]
+    decisions = [decision for answer in told for decision in answer]
+    if silent and not decisions:
+        # One of these may have placed it: to say that nobody has would be a guess.
+        logger.warning("frontends did not say what they know of %s: %r", request_id, silent)
+        raise FrontendSilent(
+            f"A frontend did not answer; the others did not place {request_id[:128]!r}.",
+            "Ask again in a moment.",
+        )
+    return decisions
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from deployments.cli_why import MEANINGS, fetch_why, render_why
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.served_model import ServedModel
+from deployments.status import FrontendAnswer
 from engine.errors import PageRayError
 from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import call
@@ -119,8 +120,10 @@ def test_the_session_goes_along_with_the_request(app: Starlette, source: FakeTok
 def test_other_frontends_are_asked_for_what_is_not_known_here(
     source: FakeTokenSource, tokenizer: Tokenizer
 ) -> None:
-    async def ask_frontends(request_id: str) -> list[dict[str, object]]:
-        return [{"request_id": request_id, "reason": "only"}] if request_id == "theirs" else []
+    async def ask_frontends(request_id: str) -> list[FrontendAnswer]:
+        known = [{"request_id": request_id, "reason": "only"}] if request_id == "theirs" else []
+        is_silent = request_id in ("theirs", "silent's")
+        return [known, *([TimeoutError("hangs")] if is_silent else [])]
 
     model = ServedModel("tiny", max_model_len=100, tokenizer=tokenizer, source=source)
     app = build_http_app([model], HttpSettings(), ask_frontends)
@@ -128,3 +131,6 @@ def test_other_frontends_are_asked_for_what_is_not_known_here(
     assert call(app, "/status/why/ours").json()["decisions"][0]["reason"] == "prefix"
     assert call(app, "/status/why/theirs").json()["decisions"][0]["reason"] == "only"
     assert call(app, "/status/why/nobodys").status == 404
+    unknown = call(app, "/status/why/silent's")
+    assert (unknown.status, unknown.json()["error"]["code"]) == (503, "frontend_silent")
+    assert unknown.headers["retry-after"] == "1"
