@@ -15,9 +15,13 @@ from cluster.fleet import Bools, FleetView, Floats
 from cluster.request_need import RequestNeed
 
 EXPECTED_OUTPUT_TOKENS: Final = 100
-HELD_UP_COST: Final = 0.1
+HELD_UP_COST: Final = 0.3
 """A second for which prefill holds up another sequence counts as so much of one's own. Between 0
 (prefill time alone) and 1 (as LMetric's product has it): chosen by simulation."""
+WORK_COST: Final = 8.0
+"""A second of prefill that a cached prefix would have saved counts as so many of waiting: all who
+come later lack it, wherever they go, and the copy of the prefix takes blocks from another one.
+Chosen by simulation; from 4 to 16 it makes little difference."""
 LOW_FREE_SHARE: Final = 0.15
 """With less than this share of blocks left a replica begins to look dear."""
 LOW_FREE_COST_S: Final = 4.0
@@ -138,10 +142,15 @@ def num_missing_blocks(view: FleetView, need: RequestNeed) -> Floats:
 
 def predicted_seconds(view: FleetView, need: RequestNeed) -> Floats:
     """Seconds to prefill what is queued and this prompt, more where it holds up many, and to decode
-    a usual output beside the others, plus a penalty when few blocks would be left."""
+    a usual output beside the others, plus penalties for what the prompt takes from the whole
+    cluster and when few blocks would be left."""
+    num_missing = _num_missing_tokens(view, need)
     num_seqs = view.num_active + need.num_choices
-    cost: Floats = _num_prefill_tokens(view, need) * view.prefill_token_s
+    cost: Floats = (view.num_queued_prefill_tokens + num_missing) * view.prefill_token_s
     cost *= 1 + HELD_UP_COST * view.num_active
+    # At the usual speed: a slow replica is no dearer to others for being slow.
+    usual_s = view.prefill_token_s @ view.may_serve / np.count_nonzero(view.may_serve)
+    cost += WORK_COST * usual_s * num_missing
     cost += EXPECTED_OUTPUT_TOKENS * (view.constant_s + view.seq_s * num_seqs)
     cost += LOW_FREE_COST_S * _free_shortfall(view, need) ** 2
     return cost
@@ -150,19 +159,19 @@ def predicted_seconds(view: FleetView, need: RequestNeed) -> Floats:
 def load_product(view: FleetView, need: RequestNeed) -> Floats:
     """Prefill tokens times sequences (LMetric), which needs no learned rates, and the same
     penalty as a factor."""
-    product = _num_prefill_tokens(view, need) * (view.num_active + need.num_choices)
+    num_tokens = view.num_queued_prefill_tokens + _num_missing_tokens(view, need)
+    product = num_tokens * (view.num_active + need.num_choices)
     result: Floats = product * (1 + LOW_FREE_FACTOR * _free_shortfall(view, need) ** 2)
     return result
 
 
-def _num_prefill_tokens(view: FleetView, need: RequestNeed) -> Floats:
-    """Tokens to compute until the request has its first: what is queued and what it misses."""
+def _num_missing_tokens(view: FleetView, need: RequestNeed) -> Floats:
+    """Tokens of the prompt that have to be computed; one at least, to have its logits."""
     num_cached_tokens = view.num_cached_blocks * view.block_size
     if need.num_session_tokens:
         num_cached_tokens = np.maximum(num_cached_tokens, view.num_session_tokens)
-    num_missing = np.maximum(1.0, need.num_prompt_tokens - num_cached_tokens)
-    result: Floats = view.num_queued_prefill_tokens + num_missing
-    return result
+    num_missing: Floats = np.maximum(1.0, need.num_prompt_tokens - num_cached_tokens)
+    return num_missing
 
 
 def _free_shortfall(view: FleetView, need: RequestNeed) -> Floats:

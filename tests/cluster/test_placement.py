@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.placement import Reason, choose, has_room, load_product, predicted_seconds
+from cluster.placement import (
+    WORK_COST,
+    Reason,
+    choose,
+    has_room,
+    load_product,
+    predicted_seconds,
+)
 from cluster.request_need import RequestNeed
 from tests.cluster.token_fakes import make_request
 from tests.cluster.views import Row, fleet, ranking, view
@@ -104,6 +111,20 @@ def test_faster_replica_gets_more_before_it_looks_as_dear() -> None:
     assert ranking([slow, view("fast", num_queued_prefill_tokens=9000)], NEED)[0] == "slow"
 
 
+def test_what_is_cached_saves_more_than_its_own_wait() -> None:
+    cached = view("cached", num_cached_blocks=3, num_queued_prefill_tokens=48 * int(WORK_COST))
+    assert ranking([view("idle"), cached], NEED)[0] == "cached"
+    queued = view("cached", num_cached_blocks=3, num_queued_prefill_tokens=48 * 20)
+    assert ranking([view("idle"), queued], NEED)[0] == "idle"
+
+
+def test_work_counts_alike_for_the_slow_and_the_fast() -> None:
+    slow, fast = view("slow", step_time_s=(0.010, 0.0001, 0.0004)), view("fast")
+    own_s = 64 * (0.0004 - 0.0002)
+    costs = predicted_seconds(fleet(slow, fast), NEED).tolist()
+    assert costs[0] - costs[1] == pytest.approx(own_s)
+
+
 def test_replica_with_few_free_blocks_looks_dear_before_it_is_full() -> None:
     low = view("low", num_available_blocks=60)
     assert has_room(fleet(low), NEED).all()
@@ -112,7 +133,7 @@ def test_replica_with_few_free_blocks_looks_dear_before_it_is_full() -> None:
 
 def test_growth_of_running_sequences_counts_as_used() -> None:
     few, many = view(num_available_blocks=200), view(num_available_blocks=200, num_active=60)
-    assert seconds(few) == pytest.approx(100 * 0.0101 + 64 * 0.0002)
+    assert seconds(few) == pytest.approx(100 * 0.0101 + 64 * 0.0002 * (1 + WORK_COST))
     assert seconds(many) > 1.5 * seconds(few)
     # A request for one token only leaves the others' growth as it is.
     short = replace(NEED, max_tokens=1)
