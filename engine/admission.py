@@ -26,13 +26,10 @@ class Admission:
     ) -> None:
         self._max_model_len = max_model_len
         self._num_cache_tokens = num_blocks * config.block_size
+        self.max_model_len = min(max_model_len, self._num_cache_tokens)
+        """Longest prompt plus output: bounded by the model and by the KV cache."""
         self._eos_token_ids = eos_token_ids
         self._vocab_size = vocab_size
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus output: bounded by the model and by the KV cache."""
-        return min(self._max_model_len, self._num_cache_tokens)
 
     def expand(self, request: GenerateRequest, now: float) -> list[Request]:
         """Check the request and make its `params.n` sequences. `now`: the engine's clock.

@@ -131,7 +131,7 @@ class EngineCore:
             return StepOutput([], 0, 0)
         started = self._clock()
         expired = self._expire(started)
-        if not self.has_work:
+        if expired and not self.has_work:
             self._busy_since = None
             return StepOutput(expired, 0, 0)
         batch, tokens = self._pipeline.step(self._scheduler)

@@ -1,6 +1,7 @@
 """Running least squares of a few features, no coefficient below zero. Knows nothing of steps."""
 
 from collections.abc import Sequence
+from operator import mul
 
 # Weights of older observations sum to 1 / (1 - decay) = 200 observations.
 _DECAY = 0.995
@@ -17,7 +18,7 @@ class LinearFit:
 
     def __init__(self, num_features: int, num_given: int = 0) -> None:
         self.coefficients = [0.0] * num_features
-        self._given = [0.0] * num_given
+        self._num_given = num_given
         self._given_products = [[0.0] * num_given for _ in range(num_features)]
         # Decayed normal equations: _products[i][j] sums x_i * x_j, _targets[i] sums x_i * y.
         self._products = [[0.0] * num_features for _ in range(num_features)]
@@ -36,36 +37,44 @@ class LinearFit:
         given: Sequence[float] = (),
     ) -> None:
         """Learn from one observation."""
-        self._given[:] = given
-        for i, row in enumerate(self._products):
-            feature = features[i] * weight
-            _add(row, feature, features)
-            _add(self._given_products[i], feature, given_features)
-            self._targets[i] = self._targets[i] * _DECAY + feature * target
+        equations = []
+        for i, value in enumerate(features):
+            feature = value * weight
+            row = self._products[i] = _sums(self._products[i], feature, features)
+            left = self._targets[i] = self._targets[i] * _DECAY + feature * target
+            if self._num_given:
+                known = _sums(self._given_products[i], feature, given_features)
+                self._given_products[i] = known
+                left -= _dot(known, given)
+            if row[i] > 0:
+                equations.append((i, row, left))
         for _ in range(_NUM_SWEEPS):
-            self._sweep()
+            before = self.coefficients.copy()
+            self._sweep(equations)
+            if self.coefficients == before:
+                return  # it has settled: another sweep would do the same
 
     def forget(self, index: int) -> None:
         """Take back all that was learned of one feature."""
         self.coefficients[index] = self._targets[index] = 0.0
         self._products[index] = [0.0] * len(self._products)
-        self._given_products[index] = [0.0] * len(self._given)
+        self._given_products[index] = [0.0] * self._num_given
         for row in self._products:
             row[index] = 0.0
 
-    def _sweep(self) -> None:
+    def _sweep(self, equations: Sequence[tuple[int, Sequence[float], float]]) -> None:
         """Minimise along each coefficient in turn (coordinate descent), kept at zero or above."""
-        for i, row in enumerate(self._products):
-            if row[i] > 0:
-                left = self._targets[i] - _dot(self._given_products[i], self._given)
-                gap = (left - _dot(row, self.coefficients)) / row[i]
-                self.coefficients[i] = max(0.0, self.coefficients[i] + gap)
+        coefficients = self.coefficients
+        for i, row, left in equations:
+            value = coefficients[i] + (left - sum(map(mul, row, coefficients))) / row[i]
+            coefficients[i] = value if value > 0.0 else 0.0
 
 
-def _add(row: list[float], feature: float, others: Sequence[float]) -> None:
-    for j, other in enumerate(others):
-        row[j] = row[j] * _DECAY + feature * other
+def _sums(row: Sequence[float], feature: float, others: Sequence[float]) -> list[float]:
+    # To check the lengths as well would take a third more.
+    return [old * _DECAY + feature * other for old, other in zip(row, others, strict=False)]
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:
-    return sum(map(float.__mul__, left, right))
+    total: float = sum(map(mul, left, right))
+    return total

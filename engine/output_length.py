@@ -28,9 +28,8 @@ class OutputLengths:
 
     def observe(self, num_tokens: int) -> None:
         """Learn from an output that ended, for whatever reason."""
-        for i in range(_NUM_BUCKETS):
-            self._weights[i] *= _DECAY
-            self._totals[i] *= _DECAY
+        self._weights = [weight * _DECAY for weight in self._weights]
+        self._totals = [total * _DECAY for total in self._totals]
         bucket = _bucket(num_tokens)
         self._weights[bucket] += 1.0
         self._totals[bucket] += num_tokens

@@ -194,7 +194,8 @@ class Scheduler:
         first = next(candidates)
         num_ahead = self._fair_share.num_ahead(first.tenant, self._running.decoding)
         plan.prefill_s_left = self._budget.prefill_s(plan.decode_work(), num_prefills, num_ahead)
-        self._room.look(list(self._running))
+        if self._waiting:
+            self._room.look(list(self._running))
         overtaken: list[Request] = []
         for request in chain([first], candidates):
             if not plan.takes_prefill:

@@ -2,7 +2,10 @@
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+
+_Entry = tuple[float, Callable[[], None]]
+"""When something is to happen, and what."""
 
 
 class Events:
@@ -22,11 +25,30 @@ class Events:
         heapq.heappush(self._heap, (max(time_s, self.now), next(self._order), action))
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Let something happen so many seconds from now."""
-        self.at(self.now + delay_s, action)
+        """Let something happen so many seconds from now, 0 or more."""
+        heapq.heappush(self._heap, (self.now + delay_s, next(self._order), action))
+
+    def follow(self, schedule: Iterable[_Entry]) -> None:
+        """Let all of a schedule happen, which is in order of time, as if each were asked for now.
+
+        One of it waits at a time: a million at once would make every other event dearer.
+        """
+        self._push_first(iter(schedule), next(self._order))
 
     def run(self) -> None:
         """Let all happen, and all that comes of it."""
         while self._heap:
             self.now, _, action = heapq.heappop(self._heap)
             action()
+
+    def _push_first(self, left: Iterator[_Entry], order: int) -> None:
+        entry = next(left, None)
+        if entry is None:
+            return
+        time_s, action = entry
+
+        def happen() -> None:
+            self._push_first(left, order)
+            action()
+
+        heapq.heappush(self._heap, (max(time_s, self.now), order, happen))

@@ -16,7 +16,7 @@ from engine.request import GenerateRequest
 from engine.snapshot import EngineSnapshot
 
 MODEL_NAME: Final = "simulated"
-_TOKEN_ID: Final = 0
+_TOKEN: Final = SampledToken(0)
 _VOCAB_SIZE: Final = 1 << 31  # prompts may have any id
 
 
@@ -63,6 +63,9 @@ class Admissions:
     """No engine of this size can serve them."""
 
 
+_NONE_CAME: Final = Admissions()
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What a replica tells after a step, as a frame of the token stream does."""
@@ -71,6 +74,16 @@ class StepResult:
     output: StepOutput
     admissions: Admissions
     snapshot: EngineSnapshot
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anybody's first or last token came, or a request was turned away."""
+        if self.admissions.refused or self.admissions.invalid:
+            return True
+        for output in self.output.outputs:
+            if not output.index or output.finish_reason is not None:
+                return True
+        return False
 
 
 class SimulatedReplica:
@@ -120,7 +133,7 @@ class SimulatedReplica:
     def beat(self) -> None:
         """Tell how it is, where no step does."""
         if not self._is_stepping:
-            self._tell(StepOutput([], 0, 0), Admissions())
+            self._tell(StepOutput([], 0, 0), _NONE_CAME)
 
     def kill(self) -> None:
         """Say nothing more."""
@@ -135,6 +148,8 @@ class SimulatedReplica:
         self._events.after(elapsed_s, lambda: self._end_step(output, admissions))
 
     def _admit(self) -> Admissions:
+        if not self._inbox:
+            return _NONE_CAME
         admissions = Admissions()
         for request in self._inbox:
             try:
@@ -175,7 +190,7 @@ class _TimedExecutor:
         self.elapsed_s += self._model.step_s(batch)
         tokens: list[SampledToken | None] = [None] * len(batch.requests)
         for i in batch.wanting:
-            tokens[i] = SampledToken(_TOKEN_ID)
+            tokens[i] = _TOKEN
         return Computed(tokens)
 
     def shutdown(self) -> None:

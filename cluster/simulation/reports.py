@@ -53,7 +53,9 @@ class Reports:
         """A replica has something to tell."""
         pending = self._pending.setdefault(result.replica_id, _Pending())
         pending.results.append(result)
-        if not pending.is_due:
+        if not self._reporting.period_s:
+            self._report(pending)
+        elif not pending.is_due:
             pending.is_due = True
             self._events.after(self._reporting.period_s, partial(self._report, pending))
 

@@ -64,9 +64,11 @@ def simulate_scaling(
         progress: told the number of requests that have ended.
     """
     run = _Run(len(trace), scenario, policy, progress)
-    for request in trace:
-        frontend = run.rng.choice(run.frontends)
-        run.events.at(request.arrival_s, partial(frontend.take, request))
+    takers = [run.rng.choice(run.frontends) for _ in trace]
+    run.events.follow(
+        (request.arrival_s, partial(frontend.take, request))
+        for request, frontend in zip(trace, takers, strict=True)
+    )
     run.events.run()
     return run.outcomes, run.record()
 
@@ -170,9 +172,10 @@ class _Run:
             board.set_members(members)
 
     def _tell(self, result: StepResult) -> None:
+        if result.has_news:
+            for frontend in self.frontends:
+                self.events.after(self._scenario.network_s, partial(frontend.hear_tokens, result))
         self._reports.add(result)
-        for frontend in self.frontends:
-            self.events.after(self._scenario.network_s, partial(frontend.hear_tokens, result))
 
     def _report(self, results: Sequence[StepResult]) -> None:
         for frontend in self.frontends:
