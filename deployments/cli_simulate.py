@@ -28,6 +28,9 @@ class SimulateOptions:
         float | None, typer.Option("--seconds", help="Of the trace.", show_default="all")
     ] = None
     rate: Annotated[float, typer.Option("--rate", help="Arrivals so many times as fast.")] = 1.0
+    copies: Annotated[
+        int, typer.Option("--copies", help="So many such traces at once, each begun elsewhere.")
+    ] = 1
     seeds: Annotated[
         int,
         typer.Option("--seeds", help="Runs of each policy, on other parts of the trace each time."),

@@ -14,7 +14,7 @@ from cluster.simulation.replica import ReplicaModel
 from cluster.simulation.reports import Reporting
 from cluster.simulation.run import Scenario, simulate_scaling
 from cluster.simulation.scaler import Scaling
-from cluster.simulation.shaping import scaled, window, with_burst, with_flood
+from cluster.simulation.shaping import multiplied, scaled, window, with_burst, with_flood
 from cluster.simulation.summary import (
     Objective,
     Summary,
@@ -67,7 +67,8 @@ def shaped(
     """Return the trace of one run. Raises InvalidConfig where nothing is left."""
     _check_above_zero("rate", options.rate)
     seconds = trace[-1].arrival_s + 1.0 if options.seconds is None else options.seconds
-    requests = scaled(window(trace, seconds, seed), options.rate)
+    requests = multiplied(window(trace, seconds, seed), options.copies, seconds)
+    requests = scaled(requests, options.rate)
     if options.burst is not None:
         start_s, length_s, factor = _numbers(options.burst, "burst", "START:SECONDS:FACTOR", 3)
         _check_above_zero("factor of the burst", factor)
@@ -91,7 +92,11 @@ def scenario(options: SimulateOptions) -> Scenario:
             f"There are {num_min} to {num_max} replicas.",
             "Give 1 or more, or the smaller number first: --replicas MIN:MAX.",
         )
-    counts = ("frontends", options.frontends), ("seeds", options.seeds)
+    counts = (
+        ("frontends", options.frontends),
+        ("seeds", options.seeds),
+        ("copies", options.copies),
+    )
     for what, value in counts:
         if value < 1:
             raise InvalidConfig(f"There are {value} {what}.", "Use 1 or more.")

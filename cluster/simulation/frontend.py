@@ -132,7 +132,7 @@ class Frontend:
             params=SamplingParams(
                 max_tokens=request.num_output_tokens, ignore_eos=True, seed=_SEED
             ),
-            cache_salt=request.tenant,
+            cache_salt=request.cache_salt,
             tenant=request.tenant,
         )
         outcome.num_placements += 1

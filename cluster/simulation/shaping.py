@@ -1,4 +1,4 @@
-"""Other traces made of a trace: a part of it, a faster one, one with a burst or a flood."""
+"""Other traces made of a trace: a part of it, a faster one, many at once, a burst, a flood."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -43,6 +43,22 @@ def window(requests: Sequence[TraceRequest], seconds: float, seed: int) -> list[
     if not chosen:
         raise InvalidConfig("No request is left of the trace.", "Use more seconds of it.")
     return [replace(request, arrival_s=request.arrival_s - start_s) for request in chosen]
+
+
+def multiplied(requests: Sequence[TraceRequest], num: int, seconds: float) -> list[TraceRequest]:
+    """Return so many copies of a trace of so many seconds at once: as long, but with as many times
+    the requests. Each begins elsewhere, goes round, and its prompts are those of nobody else."""
+    copies = [
+        replace(
+            request,
+            arrival_s=(request.arrival_s + seconds * copy / num) % seconds,
+            copy=copy,
+        )
+        for copy in range(num)
+        for request in requests
+    ]
+    copies.sort(key=lambda request: request.arrival_s)
+    return [replace(request, number=i) for i, request in enumerate(copies)] if num > 1 else copies
 
 
 def with_burst(

@@ -46,6 +46,13 @@ class TraceRequest:
     prefix_ids: tuple[int, ...] = ()
     """What the prompt consists of, `num_prefix_tokens` tokens each; empty: like no other."""
     num_prefix_tokens: int = HASH_BLOCK_TOKENS
+    copy: int = 0
+    """Of the trace it was made of (cluster/simulation/shaping.py): copies share no prompts."""
+
+    @property
+    def cache_salt(self) -> str:
+        """Names those with whom it may share cached prompts."""
+        return f"{self.tenant}/{self.copy}" if self.copy else self.tenant
 
     def prompt(self) -> list[int]:
         """Return token ids that two requests share exactly as far as their prefixes agree."""

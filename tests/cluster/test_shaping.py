@@ -2,7 +2,15 @@
 
 import pytest
 
-from cluster.simulation.shaping import FLOOD_TENANT, scaled, shrunk, window, with_burst, with_flood
+from cluster.simulation.shaping import (
+    FLOOD_TENANT,
+    multiplied,
+    scaled,
+    shrunk,
+    window,
+    with_burst,
+    with_flood,
+)
 from cluster.simulation.trace import TraceRequest
 from engine.errors import InvalidConfig
 
@@ -61,3 +69,16 @@ def test_scaled_and_shrunk() -> None:
     assert short.prompt() == [1] * 6
     [half] = shrunk(trace(1), 2)
     assert len(half.prompt()) == 50
+
+
+def test_copies_come_as_often_each_and_share_no_prompts() -> None:
+    requests = multiplied(trace(), 4, 100.0)
+    assert [request.number for request in requests] == list(range(400))
+    assert arrivals(requests) == sorted(arrivals(requests))
+    # As dense everywhere, because each begins a quarter further on.
+    assert arrivals(requests) == [float(i // 4) for i in range(400)]
+    at_once = requests[200:204]
+    assert len({request.num_input_tokens for request in at_once}) == 4
+    assert len({request.cache_salt for request in at_once}) == 4
+    assert {request.tenant for request in requests} == {"t"}
+    assert multiplied(trace(), 1, 100.0) == trace()

@@ -69,6 +69,7 @@ def test_replicas_that_follow_the_demand(tmp_path: Path) -> None:
         (["--slow", "12"], "no replica 12"),
         (["--rate", "0"], "rate is 0"),
         (["--seeds", "0"], "0 seeds"),
+        (["--copies", "0"], "0 copies"),
         (["--burst", "1:2"], "burst is '1:2'"),
         (["--burst", "1:2:0"], "factor of the burst is 0"),
         (["--death", "x:1"], "death is 'x:1'"),
