@@ -118,7 +118,7 @@ class Board:
                 known = None
             for request_id in accepted:
                 self._ledger.acknowledge(replica_id, request_id)
-            if changes is not None:
+            if changes:
                 row = self._fleet.row(replica_id)
                 self._index.add(row, map(block_key, changes.added))
                 self._index.remove(row, map(block_key, changes.removed))

@@ -138,9 +138,10 @@ class Fleet:
             *engine.step_time_s,
         )
         columns.is_serving[row] = engine.state is EngineState.SERVING
-        if math.isfinite(columns.arrived_s[row]):
-            gap_s = now_s - columns.arrived_s[row]
-            columns.usual_gap_s[row] = max(gap_s, _GAP_DECAY * columns.usual_gap_s[row])
+        before_s = columns.arrived_s.item(row)
+        if math.isfinite(before_s):
+            usual_s = _GAP_DECAY * columns.usual_gap_s.item(row)
+            columns.usual_gap_s[row] = max(now_s - before_s, usual_s)
         columns.arrived_s[row] = now_s
 
     def load(self, replica_id: str, load: LedgerLoad) -> None:

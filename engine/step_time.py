@@ -162,8 +162,7 @@ def work_of(batch: Batch) -> StepWork:
     """Return what a batch computes."""
     work = work_of_chunks([s.num_scheduled_tokens for s in batch.requests], batch.starts)
     work.num_moves = len(batch.moves)
-    num_chunks = sum(scheduled.num_scheduled_tokens > 1 for scheduled in batch.requests)
-    if not num_chunks:
+    if not work.num_prefill_tokens:
         work.num_lone_tokens = len(batch.requests) - len(batch.wanting)
     return work
 

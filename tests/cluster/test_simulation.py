@@ -1,5 +1,6 @@
 """The simulated cluster: traces, and what becomes of every request."""
 
+import gc
 import gzip
 import json
 import random
@@ -10,7 +11,7 @@ import pytest
 
 from cluster.policies import POLICIES
 from cluster.simulation.frontend import Outcome
-from cluster.simulation.replica import ReplicaModel
+from cluster.simulation.replica import ReplicaModel, StepResult
 from cluster.simulation.reports import Reporting
 from cluster.simulation.run import Scenario, simulate
 from cluster.simulation.shaping import scaled
@@ -65,6 +66,26 @@ def test_every_request_ends_once_and_a_run_can_be_repeated(policy: str) -> None:
         assert outcome.last_s is not None
         assert outcome.request.arrival_s < outcome.first_s <= outcome.last_s
     assert ends(simulate(trace, scenario, POLICIES[policy])) == ends(outcomes)
+
+
+def test_only_steps_with_news_have_to_be_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = conversations(60, rate=4)
+    scenario = Scenario(replicas=[REPLICA] * 3, num_frontends=2, deaths=[(8.0, 1)])
+    outcomes = simulate(trace, scenario, POLICIES["kv"])
+    monkeypatch.setattr(StepResult, "has_news", True)
+    assert ends(simulate(trace, scenario, POLICIES["kv"])) == ends(outcomes)
+
+
+def test_a_run_leaves_no_circles_and_the_collector_as_it_was() -> None:
+    trace = conversations(20, rate=4)
+    scenario = Scenario(replicas=[REPLICA] * 2)
+    gc.collect()
+    assert gc.isenabled()
+    found_during = []
+    simulate(trace, scenario, POLICIES["kv"], lambda _: found_during.append(gc.collect()))
+    assert gc.isenabled()
+    # Whoever runs the test may leave some; each request would leave a few hundred objects.
+    assert sum(found_during) < len(trace)
 
 
 def test_one_request_takes_what_its_steps_take() -> None:
