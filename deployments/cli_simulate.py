@@ -37,7 +37,7 @@ class SimulateOptions:
     ] = 1
     frontends: Annotated[int, typer.Option("--frontends", help="How many.")] = 1
     report_period_s: Annotated[
-        float, typer.Option("--report-period", help="Seconds between a replica's reports.")
+        float, typer.Option("--report-period", help="Longest silence of a replica in seconds.")
     ] = 0.0
     lost_reports: Annotated[
         float, typer.Option("--lost-reports", help="Share of them that never arrives.")

@@ -75,6 +75,10 @@ class Frontend:
         """Serve a request that a client has just sent."""
         self._place(Outcome(request))
 
+    def has_placed(self, request_id: str) -> bool:
+        """Whether a request is one of ours that has not ended."""
+        return request_id in self._live
+
     def hear_reports(self, results: Sequence[StepResult]) -> None:
         """Take what a replica has told of itself since its last report."""
         for result in results:

@@ -103,7 +103,6 @@ class _Run:
         self._scenario = scenario
         self._progress = progress
         self.rng = random.Random(scenario.seed)  # noqa: S311
-        self._reports = Reports(scenario.reporting, self.events, self.rng, self._report)
         self._draining: set[str] = set()
         self.replicas = {
             f"replica-{i}": SimulatedReplica(f"replica-{i}", model, self.events, self._tell)
@@ -125,6 +124,16 @@ class _Run:
                 scaling=scenario.scaling,
             )
             for i, board in enumerate(self._boards)
+        ]
+        self._reports = [
+            Reports(
+                scenario.reporting,
+                self.events,
+                self.rng,
+                partial(self._report, frontend),
+                frontend.has_placed,
+            )
+            for frontend in self.frontends
         ]
         self._set_members()
         for replica_id, replica in self.replicas.items():
@@ -191,11 +200,11 @@ class _Run:
         if result.has_news:
             for frontend in self.frontends:
                 self.events.after(self._scenario.network_s, partial(frontend.hear_tokens, result))
-        self._reports.add(result)
+        for reports in self._reports:
+            reports.add(result)
 
-    def _report(self, results: Sequence[StepResult]) -> None:
-        for frontend in self.frontends:
-            self.events.after(self._scenario.network_s, partial(frontend.hear_reports, results))
+    def _report(self, frontend: Frontend, results: Sequence[StepResult]) -> None:
+        self.events.after(self._scenario.network_s, partial(frontend.hear_reports, results))
 
     def _kill(self, replica_id: str) -> None:
         replica = self.replicas.pop(replica_id, None)

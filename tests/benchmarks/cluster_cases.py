@@ -50,8 +50,8 @@ def _scenario(**changes: object) -> Scenario:
     return replace(Scenario(replicas=[MODEL] * NUM_REPLICAS), **changes)  # type: ignore[arg-type]
 
 
-def _reports(period_s: float, num_frontends: int = 1) -> Case:
-    reporting = Reporting(period_s=period_s)
+def _reports(period_s: float, num_frontends: int = 1, *, with_tokens: bool = True) -> Case:
+    reporting = Reporting(period_s=period_s, with_tokens=with_tokens)
     return Case(
         scenario=_scenario(reporting=reporting, num_frontends=num_frontends), policies=(OURS,)
     )
@@ -62,12 +62,19 @@ CASES: Mapping[str, Case] = {
     "slow": Case(scenario=_scenario(replicas=[HALF_SPEED] + [MODEL] * (NUM_REPLICAS - 1))),
     "burst": Case(scenario=_scenario(), burst=(30.0, 5.0, 5.0)),
     "death": Case(scenario=_scenario(deaths=[(50.0, 3)])),
-    "lost": Case(scenario=_scenario(reporting=Reporting(period_s=0.1, lost=0.1, late=0.1))),
+    "lost": Case(
+        scenario=_scenario(reporting=Reporting(period_s=0.1, with_tokens=False, lost=0.1, late=0.1))
+    ),
     "period 0.1": _reports(0.1),
     "period 1": _reports(1.0),
     "period 10": _reports(10.0),
     "4 frontends": _reports(0.1, 4),
     "16 frontends": _reports(0.1, 16),
+    "4 frontends, period 10": _reports(10.0, 4),
+    "16 frontends, period 10": _reports(10.0, 16),
+    "apart 0.1": _reports(0.1, with_tokens=False),
+    "apart 1": _reports(1.0, with_tokens=False),
+    "apart 10": _reports(10.0, with_tokens=False),
 }
 
 

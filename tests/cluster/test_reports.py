@@ -22,14 +22,17 @@ def step(number: int, replica_id: str = "a") -> StepResult:
     return StepResult(replica_id, StepOutput([], 1, 1), admissions, snapshot)
 
 
-def deliver(reporting: Reporting, num_steps: int) -> list[tuple[float, Sequence[StepResult]]]:
-    """Let a replica step ten times a second; return what arrives, and when."""
+def deliver(
+    reporting: Reporting, num_steps: int, ours: str = ""
+) -> list[tuple[float, Sequence[StepResult]]]:
+    """Let a replica step ten times a second; return what arrives, and when, at the frontend that
+    has placed the request `ours`."""
     events, arrived = Events(), []
 
     def note(results: Sequence[StepResult]) -> None:
         arrived.append((events.now, results))
 
-    reports = Reports(reporting, events, random.Random(1), note)
+    reports = Reports(reporting, events, random.Random(1), note, ours.__eq__)
     for number in range(num_steps):
         events.at(0.1 * number, lambda number=number: reports.add(step(number)))  # type: ignore[misc]
     events.run()
@@ -47,6 +50,15 @@ def test_every_step_is_told_at_once_unless_there_is_a_period() -> None:
     arrived = deliver(Reporting(period_s=0.45), 20)
     assert accepted(arrived) == list(range(20))
     assert [len(results) for _, results in arrived] == [5] * 4
+
+
+def test_tokens_for_a_frontend_bring_all_that_has_waited() -> None:
+    arrived = deliver(Reporting(period_s=5.0), 10, ours="7")
+    assert [len(results) for _, results in arrived] == [8, 2]
+    assert accepted(arrived) == list(range(10))
+    assert [time_s for time_s, _ in arrived] == pytest.approx([0.7, 5.0])
+    [(_, results)] = deliver(Reporting(period_s=5.0, with_tokens=False), 10, ours="7")
+    assert len(results) == 10
 
 
 @pytest.mark.parametrize("reporting", [Reporting(lost=0.4), Reporting(late=0.4, late_s=0.35)])
@@ -69,7 +81,7 @@ def test_lost_and_late_reports_lose_no_request() -> None:
     scenario = Scenario(
         replicas=[model] * 3,
         num_frontends=2,
-        reporting=Reporting(period_s=0.2, lost=0.3, late=0.3),
+        reporting=Reporting(period_s=0.2, with_tokens=False, lost=0.3, late=0.3),
         deaths=[(5.0, 1)],
     )
     outcomes = simulate(conversations(80, rate=4), scenario, POLICIES["kv"])
