@@ -1,7 +1,4 @@
-"""Clients of the token server: a frontend's, which reads tokens, and a supervisor's.
-
-Each lives on one event loop.
-"""
+"""A frontend's client of one engine's token server. Lives on one event loop."""
 
 import asyncio
 import logging
@@ -13,17 +10,14 @@ from cluster.messages import (
     Abort,
     Ack,
     Demand,
-    Ended,
     Frame,
     Hello,
     InvalidMessage,
-    Refused,
     Role,
-    Submit,
     Welcome,
 )
 from cluster.token_stream import StreamRefused, TokenStream
-from engine.errors import InvalidRequest, PageRayError, ReplicaLost
+from engine.errors import PageRayError, ReplicaLost
 from engine.request import GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -36,7 +30,7 @@ FRAMES_PER_ACK: Final = 8
 
 
 class TokenClient:
-    """Receives the frames of one engine for one frontend, whatever happens to the connection.
+    """Hands requests to one engine and receives its frames, whatever happens to the connection.
 
     A break is mended unseen: frames that were missed follow. If that fails, `on_lost` tells that
     all that ran there is gone; the client then goes on trying, for the engine's next requests.
@@ -78,6 +72,15 @@ class TokenClient:
         """Begin to connect; call it on the event loop."""
         self._run_task = asyncio.create_task(self._run())
         self._run_task.add_done_callback(self._report)
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Hand a request to the engine at once, if it can be reached.
+
+        The replica's supervisor must bring the request as well: it does not go out again when a
+        break swallows it, and a refusal is told to the supervisor alone. Raises InvalidRequest.
+        """
+        if self._stream is not None:
+            self._stream.submit(self._peer_id, request)
 
     def abort(self, request_id: str, choice_index: int | None = None) -> None:
         """End a request, or one choice of it. What it still brings arrives as ever."""
@@ -204,91 +207,3 @@ async def _is_gone(address: str) -> bool:
         return False
     writer.close()
     return False
-
-
-class SubmitClient:
-    """Hands requests to the engine and tells when each has ended. Does not mend a break."""
-
-    def __init__(self, address: str, *, token: str, peer_id: str) -> None:
-        self._address = address
-        self._hello = Hello(token, peer_id, Role.REPLICA)
-        self._pending: dict[str, asyncio.Future[None]] = {}
-
-    async def connect(self) -> None:
-        """Open the stream. Raises ReplicaLost."""
-        self._stream, _ = await TokenStream.open(self._address, self._hello)
-        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._reader = asyncio.create_task(self._read())
-
-    async def submit(self, frontend_id: str, request: GenerateRequest) -> None:
-        """Submit the request; return when all its choices have ended.
-
-        Raises what the engine refused it with, or ReplicaLost when the stream breaks. Cancel it
-        to abort the request.
-        """
-        request_id = request.request_id
-        if self._lost.done():
-            raise ReplicaLost(self._lost.result(), "Place the request again.")
-        if request_id in self._pending:
-            raise InvalidRequest(
-                f"request id '{request_id}' is in use.",
-                "Give every request an id of its own.",
-                param="request_id",
-            )
-        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending[request_id] = end
-        try:
-            self._send(frontend_id, request)
-            await end
-        except asyncio.CancelledError:
-            self._stream.send(Abort(request_id))
-            raise
-        finally:
-            del self._pending[request_id]
-
-    async def wait_lost(self) -> str:
-        """Return why, once the stream is broken."""
-        return await asyncio.shield(self._lost)
-
-    async def close(self) -> None:
-        """End the stream; the engine aborts what is left."""
-        self._lose("the supervisor closed its token stream.")
-        self._reader.cancel()
-        await asyncio.wait({self._reader})
-        await self._stream.close()
-
-    def _send(self, frontend_id: str, request: GenerateRequest) -> None:
-        try:
-            self._stream.send(Submit(frontend_id, request))
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise InvalidRequest(
-                f"the request cannot be sent to the engine: {error}.",
-                "Send numbers of at most 64 bits and valid Unicode text.",
-            ) from error
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                message = await self._stream.receive()
-                if isinstance(message, Refused):
-                    self._end(message.request_id, message.error.to_error())
-                elif isinstance(message, Ended):
-                    for request_id in message.request_ids:
-                        self._end(request_id, None)
-        except (ReplicaLost, InvalidMessage) as error:
-            self._lose(error.cause)
-
-    def _lose(self, reason: str) -> None:
-        if not self._lost.done():
-            self._lost.set_result(reason)
-        for request_id in self._pending:
-            self._end(request_id, ReplicaLost(reason, "Place the request again."))
-
-    def _end(self, request_id: str, error: PageRayError | None) -> None:
-        end = self._pending.get(request_id)
-        if end is None or end.done():
-            return  # cancelled a moment ago
-        if error is None:
-            end.set_result(None)
-        else:
-            end.set_exception(error)

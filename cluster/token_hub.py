@@ -1,4 +1,4 @@
-"""Who gets which tokens: the routes between an engine's requests and its clients.
+"""Who gets which tokens: the clients of an engine, and what each is sent.
 
 Belongs to the token server's event loop; only `on_step` may be called from elsewhere. Knows
 nothing of sockets: every client has an outbox, whoever empties it.
@@ -6,9 +6,8 @@ nothing of sockets: every client has an outbox, whoever empties it.
 
 import asyncio
 import logging
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from cluster.cache_feed import CacheFeed
 from cluster.messages import (
@@ -16,41 +15,25 @@ from cluster.messages import (
     Ack,
     ClientMessage,
     Demand,
-    Ended,
     Frame,
     Hello,
     InvalidMessage,
-    Refused,
     Role,
     Submit,
     Welcome,
-    WireError,
     encode,
 )
 from cluster.outbox import Outbox
-from cluster.token_peer import Connection, DropReason, Frontend, Route, total_demand
-from engine.errors import InvalidRequest, PageRayError, ReplicaLost
+from cluster.token_peer import Connection, DropReason, Frontend, total_demand
+from cluster.token_routes import SteppingEngine, TokenRoutes
+from engine.errors import ReplicaLost
 from engine.output import StepOutput, TokenOutput
-from engine.request import GenerateRequest
 from engine.snapshot import EngineSnapshot
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_PERIOD_S: Final = 0.05
 """While the engine steps for others, a frontend still gets a snapshot this often."""
-
-
-class SteppingEngine(Protocol):
-    """What the hub asks of the engine loop. No method waits for a step."""
-
-    def add(self, request: GenerateRequest) -> "Future[None]":
-        """Queue a request; the future is done once the engine admitted it, or holds the error."""
-
-    def abort(self, request_id: str, choice_index: int | None = None) -> None:
-        """Queue an abort; each choice it ends still brings an output with a finish reason."""
-
-    def snapshot(self) -> EngineSnapshot:
-        """Newest snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +59,7 @@ class TokenHub:
         self._limits = limits
         self._epoch = engine.snapshot().epoch
         self._frontends: dict[str, Frontend] = {}
-        self._routes: dict[str, Route] = {}
+        self._routes = TokenRoutes(engine, loop, limits.max_unread_bytes)
         self._cache = CacheFeed()
 
     def on_step(self, output: StepOutput, snapshot: EngineSnapshot) -> None:
@@ -108,10 +91,7 @@ class TokenHub:
     def disconnect(self, connection: Connection) -> None:
         """Note that a stream is gone; what its client had running ends with it, or soon after."""
         if connection.role is Role.REPLICA:
-            lost = [route for route in self._routes.values() if route.supervisor is connection]
-            for route in lost:
-                route.supervisor = None
-            self._abort_all(lost)
+            self._routes.lose_supervisor(connection)
             return
         frontend = self._frontends.get(connection.peer_id)
         if frontend is None or frontend.connection is not connection:
@@ -123,24 +103,10 @@ class TokenHub:
 
     def receive(self, connection: Connection, message: ClientMessage) -> None:
         """Act on a client's message. Raises InvalidMessage when it has no right to it."""
-        match message:
-            case Submit() if connection.role is Role.REPLICA:
-                self._submit(connection, message)
-            case Ack() if connection.role is Role.FRONTEND:
-                frontend = self._frontends.get(connection.peer_id)
-                if frontend is not None and frontend.connection is connection:
-                    self._acknowledge(frontend, message.number)
-            case Demand() if connection.role is Role.FRONTEND:
-                frontend = self._frontends.get(connection.peer_id)
-                if frontend is not None and frontend.connection is connection:
-                    frontend.demand = message
-            case Abort():
-                self._abort(connection, message)
-            case _:
-                raise InvalidMessage(
-                    f"a client of role '{connection.role}' sent {type(message).__name__}.",
-                    "Run the same version of PageRay on every node.",
-                )
+        if connection.role is Role.REPLICA:
+            self._receive_from_supervisor(connection, message)
+        else:
+            self._receive_from_frontend(connection, message)
 
     def demand(self) -> Demand:
         """What the frontends hold back; may be called from any thread."""
@@ -154,97 +120,52 @@ class TokenHub:
             if frontend.last_frame_s <= due:
                 self._beat(frontend, snapshot)
 
-    def _submit(self, connection: Connection, message: Submit) -> None:
-        request = message.request
-        frontend = self._frontends.get(message.frontend_id)
-        if frontend is None:
-            self._refuse(
-                connection,
-                request.request_id,
-                ReplicaLost(
+    def _receive_from_supervisor(self, connection: Connection, message: ClientMessage) -> None:
+        match message:
+            case Submit():
+                frontend = self._frontends.get(message.frontend_id)
+                if frontend is not None:
+                    self._routes.submit(connection, frontend, message.request)
+                    return
+                error = ReplicaLost(
                     f"the engine has no token stream to frontend '{message.frontend_id}'.",
                     "Place the request again.",
-                ),
-            )
-            return
-        if request.request_id in self._routes:
-            self._refuse(
-                connection,
-                request.request_id,
-                InvalidRequest(
-                    f"request id '{request.request_id}' is in use.",
-                    "Give every request an id of its own.",
-                    param="request_id",
-                ),
-            )
-            return
-        route = Route(request.request_id, request.params.n, connection, frontend)
-        self._routes[request.request_id] = route
-        # Done on the step thread before the first step with the request is over, so the snapshot
-        # of the next frame, which carries the acceptance, covers the request.
-        self._engine.add(request).add_done_callback(
-            lambda admission: self._loop.call_soon_threadsafe(self._admit, route, admission)
-        )
+                )
+                self._routes.refuse(connection, message.request.request_id, error)
+            case Abort():
+                self._routes.abort(connection, message)
+            case _:
+                raise _not_allowed(connection, message)
 
-    def _admit(self, route: Route, admission: "Future[None]") -> None:
-        error = admission.exception()
-        if error is None:
-            if route.frontend is not None and route.num_live_choices:
-                route.frontend.accepted.append(route.request_id)
-            return
-        if not isinstance(error, PageRayError):
-            logger.error("the engine failed to admit %s", route.request_id, exc_info=error)
-        del self._routes[route.request_id]
-        if route.supervisor is not None:
-            self._refuse(route.supervisor, route.request_id, error)
-
-    def _refuse(self, supervisor: Connection, request_id: str, error: BaseException) -> None:
-        supervisor.outbox.put(encode(Refused(request_id, WireError.from_error(error))))
-
-    def _abort(self, connection: Connection, message: Abort) -> None:
-        route = self._routes.get(message.request_id)
-        if route is None:
-            return  # it ended while the message was on its way
-        if route.supervisor is None or route.frontend is None:
-            return  # it is being aborted already
-        if connection not in (route.supervisor, route.frontend.connection):
-            logger.warning("%s may not abort %s", connection.peer_id, message.request_id)
-            return
-        self._engine.abort(message.request_id, message.choice_index)
+    def _receive_from_frontend(self, connection: Connection, message: ClientMessage) -> None:
+        frontend = self._frontends.get(connection.peer_id)
+        if frontend is None or frontend.connection is not connection:
+            return  # it has a newer stream: what still comes over this one is void
+        match message:
+            case Submit() if message.frontend_id == frontend.peer_id:
+                self._routes.submit(connection, frontend, message.request)
+            case Abort():
+                is_known = self._routes.abort(connection, message)
+                if not is_known and message.choice_index is None:
+                    # A supervisor that may yet come with it must not start it any more.
+                    frontend.note_ended(message.request_id, Role.REPLICA)
+            case Ack():
+                self._acknowledge(frontend, message.number)
+            case Demand():
+                frontend.demand = message
+            case _:
+                raise _not_allowed(connection, message)
 
     def _publish(self, step: StepOutput, snapshot: EngineSnapshot) -> None:
         self._cache.note(step.changes)
-        by_frontend: dict[Frontend, list[TokenOutput]] = {}
-        ended: list[Route] = []
-        for output in step.outputs:
-            route = self._routes.get(output.request_id)
-            if route is None:
-                logger.error("an output of %s came after its end", output.request_id)
-                continue
-            if route.frontend is not None:
-                by_frontend.setdefault(route.frontend, []).append(output)
-            if output.finish_reason is not None:
-                route.num_live_choices -= 1
-                if route.num_live_choices == 0:
-                    del self._routes[route.request_id]
-                    ended.append(route)
+        by_frontend, ended = self._routes.take(step.outputs)
         due = self._loop.time() - SNAPSHOT_PERIOD_S
         for frontend in list(self._frontends.values()):
             if frontend in by_frontend or frontend.accepted:
                 self._send_frame(frontend, by_frontend.get(frontend, []), snapshot)
             elif frontend.last_frame_s <= due:
                 self._beat(frontend, snapshot)
-        self._report_ended(ended)
-
-    def _report_ended(self, routes: list[Route]) -> None:
-        by_supervisor: dict[Connection, list[str]] = {}
-        for route in routes:
-            if route.supervisor is not None:
-                by_supervisor.setdefault(route.supervisor, []).append(route.request_id)
-        for supervisor, request_ids in by_supervisor.items():
-            supervisor.outbox.put(encode(Ended(request_ids)))
-            if supervisor.outbox.num_bytes > self._limits.max_unread_bytes:
-                supervisor.drop(DropReason.SLOW)
+        self._routes.report_ended(ended)
 
     def _send_frame(
         self, frontend: Frontend, outputs: list[TokenOutput], snapshot: EngineSnapshot
@@ -287,14 +208,13 @@ class TokenHub:
         self._detach(frontend, reason)
         del self._frontends[frontend.peer_id]
         self._cache.close(frontend.cache)
-        lost = [route for route in self._routes.values() if route.frontend is frontend]
-        level = logging.WARNING if lost else logging.INFO
-        logger.log(level, "%s dropped: %s %d requests aborted", frontend.peer_id, reason, len(lost))
-        self._abort_all(lost)
+        num_lost = self._routes.lose_frontend(frontend)
+        level = logging.WARNING if num_lost else logging.INFO
+        logger.log(level, "%s dropped: %s %d requests aborted", frontend.peer_id, reason, num_lost)
 
-    def _abort_all(self, routes: list[Route]) -> None:
-        # The route stays until the engine says that the request is over. Nobody hears of the
-        # aborted rest: to the other side the request is lost, and will be placed elsewhere.
-        for route in routes:
-            route.frontend = None
-            self._engine.abort(route.request_id)
+
+def _not_allowed(connection: Connection, message: ClientMessage) -> InvalidMessage:
+    return InvalidMessage(
+        f"a client of role '{connection.role}' sent {type(message).__name__}.",
+        "Run the same version of PageRay on every node.",
+    )

@@ -23,8 +23,9 @@ from cluster.messages import (
     decode_client_message,
     encode,
 )
-from cluster.token_hub import HubLimits, SteppingEngine, TokenHub
+from cluster.token_hub import HubLimits, TokenHub
 from cluster.token_peer import Connection, DropReason
+from cluster.token_routes import SteppingEngine
 from engine.output import StepOutput
 from engine.snapshot import EngineSnapshot
 

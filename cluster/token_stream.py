@@ -12,12 +12,14 @@ from cluster.messages import (
     InvalidMessage,
     Message,
     ServerMessage,
+    Submit,
     Welcome,
     decode_server_message,
     encode,
 )
 from cluster.token_server import METHOD, SERVICE
-from engine.errors import ReplicaLost
+from engine.errors import InvalidRequest, ReplicaLost
+from engine.request import GenerateRequest
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
@@ -79,6 +81,16 @@ class TokenStream:
     def send(self, message: Message) -> None:
         """Send in order; a message that cannot be encoded fails here and harms nobody else."""
         self._unsent.put_nowait(encode(message))
+
+    def submit(self, frontend_id: str, request: GenerateRequest) -> None:
+        """Send a request. Raises InvalidRequest when it cannot be encoded."""
+        try:
+            self.send(Submit(frontend_id, request))
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise InvalidRequest(
+                f"the request cannot be sent to the engine: {error}.",
+                "Send numbers of at most 64 bits and valid Unicode text.",
+            ) from error
 
     async def receive(self) -> ServerMessage:
         """Wait for the next message. Raises ReplicaLost once the stream is broken."""

@@ -19,7 +19,7 @@ from ray.util import get_current_placement_group
 
 from cluster.autoscaling.demand import metrics_of
 from cluster.messages import WireError
-from cluster.token_client import SubmitClient
+from cluster.submit_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
 from cluster.worker import WorkerActor
 from deployments.args import ModelArgs

@@ -1,9 +1,9 @@
 """Runs requests on the cluster: control through a Serve handle, tokens from the engines.
 
-A request waits until a replica has room for it. Then one unary call goes through the request router
-to that replica and stays open until the request ends. The tokens come on one stream per engine, a
-frame per step. A request whose replica dies before its first token is placed again, unseen by its
-client.
+A request waits until a replica has room for it. Then it goes to that replica's engine on the stream
+that the tokens come on, a frame per step; and beside it in one unary call through the request
+router, which stays open until the request ends and brings the request where the stream did not. A
+request whose replica dies before its first token is placed again, unseen by its client.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from cluster.decision import Decision
 from cluster.messages import Demand, Frame, WireError
 from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from cluster.token_client import TokenClient
+from deployments.attempt import Attempt
 from engine.errors import Overloaded, PageRayError, ReplicaLost
 from engine.output import TokenOutput
 from engine.request import GenerateRequest
@@ -32,8 +33,6 @@ PLACEMENT_TIMEOUT_S: Final = 60.0
 LAST_FRAME_TIMEOUT_S: Final = 5.0
 REFUSED_PAUSE_S: Final = 0.05
 DEMAND_PERIOD_S: Final = 1.0
-
-Event = TokenOutput | PageRayError
 
 
 class EngineFull(Overloaded):
@@ -55,14 +54,10 @@ class ServeTokenSource:
         self._admission = admission
         self._frontend_id = frontend_id
         self._clients: dict[str, TokenClient] = {}
-        self._events: dict[str, asyncio.Queue[Event]] = {}
-        """Open attempts by attempt id."""
-        self._attempts: dict[str, str] = {}
-        """Request id to the id of its present attempt."""
-        self._bound_for: dict[str, str] = {}
-        """Attempt id to the replica that it was placed on."""
-        self._replica_of: dict[str, str] = {}
-        """Attempt id to the replica that admitted it."""
+        self._attempts: dict[str, Attempt] = {}
+        """Open ones by their own ids."""
+        self._present: dict[str, Attempt] = {}
+        """Open ones by the ids of their requests."""
         self._demand = Demand()
         """What the engines were told last."""
         self._waking: asyncio.Task[None] | None = None
@@ -92,50 +87,52 @@ class ServeTokenSource:
 
     async def abort(self, request_id: str, choice_index: int) -> None:
         """End one choice early."""
-        attempt_id = self._attempts.get(request_id)
-        if attempt_id is not None:
-            self._abort(attempt_id, choice_index)
+        attempt = self._present.get(request_id)
+        if attempt is not None:
+            self._abort(attempt, attempt.replica_id, choice_index)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices; see TokenSource."""
         arrived_s = asyncio.get_running_loop().time()
-        for attempt in range(MAX_ATTEMPTS):
+        for number in range(MAX_ATTEMPTS):
             # A lost replica may still speak for a while. Its outputs carry the old attempt's
             # id, which nobody listens to any more.
-            attempt_id = f"{request.request_id}.{attempt}"
-            self._attempts[request.request_id] = attempt_id
+            attempt = Attempt(f"{request.request_id}.{number}")
+            self._present[request.request_id] = attempt
             started = False
             try:
-                attempted = replace(request, request_id=attempt_id)
-                async with aclosing(self._run(attempted, arrived_s)) as run:
+                async with aclosing(self._run(attempt, request, arrived_s)) as run:
                     async for output in run:
                         started = True
                         yield output
                 return
             except (ReplicaLost, EngineFull) as error:
-                if started or attempt == MAX_ATTEMPTS - 1:
+                if started or number == MAX_ATTEMPTS - 1:
                     raise
                 logger.warning("placing %s again: %s", request.request_id, error.cause)
                 if isinstance(error, EngineFull):
                     await asyncio.sleep(REFUSED_PAUSE_S)
             finally:
-                self._attempts.pop(request.request_id, None)
+                self._present.pop(request.request_id, None)
 
-    async def _run(self, request: GenerateRequest, arrived_s: float) -> AsyncGenerator[TokenOutput]:
-        attempt_id = request.request_id
+    async def _run(
+        self, attempt: Attempt, request: GenerateRequest, arrived_s: float
+    ) -> AsyncGenerator[TokenOutput]:
+        request = replace(request, request_id=attempt.id)
         num_unfinished = request.params.n
         num_output_tokens = 0
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        self._events[attempt_id] = events
+        self._attempts[attempt.id] = attempt
         call: asyncio.Task[None] | None = None
         try:
             if not self._board.members():
                 self._wake()
             request = await self._admission.place(request, arrived_s)
-            self._bound_for[attempt_id] = self._board.placement(attempt_id) or ""
-            call = asyncio.create_task(self._call(request))
+            attempt.placed_on = self._board.placement(attempt.id)
+            self._submit(attempt, request)
+            # A task: it takes its time, and has to begin only after the stream has written.
+            call = asyncio.create_task(self._call(attempt, request))
             while num_unfinished:
-                event = await events.get()
+                event = await attempt.events.get()
                 if isinstance(event, PageRayError):
                     raise event
                 if event.token_ids and not num_output_tokens:
@@ -144,19 +141,21 @@ class ServeTokenSource:
                 num_unfinished -= event.finish_reason is not None
                 yield event
         finally:
-            del self._events[attempt_id]
+            del self._attempts[attempt.id]
             if num_unfinished and call is not None:
-                self._abort(attempt_id, None)
+                self._abort(attempt, attempt.replica_id, None)
                 call.cancel()
-            self._bound_for.pop(attempt_id, None)
-            self._replica_of.pop(attempt_id, None)
             self._admission.end(request, num_output_tokens)
 
-    async def _call(self, request: GenerateRequest) -> None:
-        attempt_id = request.request_id
+    def _submit(self, attempt: Attempt, request: GenerateRequest) -> None:
+        client = self._clients.get(attempt.placed_on or "")
+        if client is not None:
+            client.submit(request)
+
+    async def _call(self, attempt: Attempt, request: GenerateRequest) -> None:
         response: Any = None
         limit = asyncio.get_running_loop().call_later(
-            PLACEMENT_TIMEOUT_S, self._refuse_unplaced, attempt_id
+            PLACEMENT_TIMEOUT_S, _refuse_unplaced, attempt
         )
         try:
             response = self._handle.generate.remote(self._frontend_id, request)
@@ -166,7 +165,7 @@ class ServeTokenSource:
                 response.cancel()
             raise
         except Exception as error:  # noqa: BLE001  a dead replica has many names in Ray and gRPC
-            self._fail(attempt_id, _lost(str(error).strip().splitlines()[-1:]))
+            self._end_call(attempt, _lost(str(error).strip().splitlines()[-1:]))
             return
         finally:
             limit.cancel()
@@ -176,32 +175,23 @@ class ServeTokenSource:
                 reason = _lost([reason.cause])
             elif isinstance(reason, Overloaded):
                 reason = EngineFull(*reason.args)
-            self._fail(attempt_id, reason)
+            self._end_call(attempt, reason)
             return
         # The engine has ended the request; its last frame may be a moment behind.
         await asyncio.sleep(LAST_FRAME_TIMEOUT_S)
-        self._fail(attempt_id, _lost(["its last tokens never arrived"]))
+        self._end_call(attempt, _lost(["its last tokens never arrived"]))
 
-    def _fail(self, attempt_id: str, error: PageRayError) -> None:
-        events = self._events.get(attempt_id)
-        if events is not None:
-            events.put_nowait(error)
+    def _end_call(self, attempt: Attempt, error: PageRayError) -> None:
+        """The call is over, and the attempt with it, unless they have parted: Serve may have led
+        the call elsewhere after the attempt had begun where it was placed."""
+        led_to = self._board.placement(attempt.id)
+        if attempt.accepted_by is None or led_to in (None, attempt.accepted_by):
+            attempt.fail(error)
 
-    def _refuse_unplaced(self, attempt_id: str) -> None:
-        if attempt_id not in self._replica_of:
-            self._fail(
-                attempt_id,
-                Overloaded(
-                    f"no replica took the request within {PLACEMENT_TIMEOUT_S:g} s.",
-                    "Try again later, or serve with more replicas.",
-                    10.0,
-                ),
-            )
-
-    def _abort(self, attempt_id: str, choice_index: int | None) -> None:
-        client = self._clients.get(self._replica_of.get(attempt_id, ""))
+    def _abort(self, attempt: Attempt, replica_id: str | None, choice_index: int | None) -> None:
+        client = self._clients.get(replica_id or "")
         if client is not None:
-            client.abort(attempt_id, choice_index)
+            client.abort(attempt.id, choice_index)
 
     def _follow_members(self) -> None:
         members = self._board.members()
@@ -247,31 +237,42 @@ class ServeTokenSource:
     def _on_frame(self, replica_id: str, frame: Frame) -> None:
         self._board.update(replica_id, frame.snapshot, frame.accepted, frame.changes)
         for attempt_id in frame.accepted:
-            if attempt_id in self._events:
-                self._replica_of[attempt_id] = replica_id
+            attempt = self._attempts.get(attempt_id)
+            if attempt is not None:
+                self._abort(attempt, attempt.accept(replica_id), None)
         # First tokens before all others: nobody else has waited for as long.
         for output in sorted(frame.outputs, key=lambda output: output.index > 0):
-            events = self._events.get(output.request_id)
-            if events is not None:
-                events.put_nowait(output)
+            attempt = self._attempts.get(output.request_id)
+            if attempt is not None:
+                attempt.take(replica_id, output)
         self._admission.wake()
 
     def _on_lost(self, replica_id: str, reason: str) -> None:
         self._board.mark_lost(replica_id)
-        for attempt_id, placed_on in list(self._replica_of.items()):
-            if placed_on == replica_id:
-                self._fail(attempt_id, _lost([reason]))
+        for attempt in self._attempts.values():
+            if attempt.accepted_by == replica_id:
+                attempt.fail(_lost([reason]))
         if replica_id not in self._board.members():
             self._close_idle(replica_id)
 
     def _close_idle(self, replica_id: str) -> None:
         # A draining replica has left the members but still finishes what it has, and what is on
         # its way to it: its client goes when the stream does.
-        busy = {*self._replica_of.values(), *self._bound_for.values()}
-        if replica_id not in busy:
+        if not any(attempt.uses(replica_id) for attempt in self._attempts.values()):
             client = self._clients.pop(replica_id, None)
             if client is not None:
                 client.close()
+
+
+def _refuse_unplaced(attempt: Attempt) -> None:
+    if attempt.accepted_by is None:
+        attempt.fail(
+            Overloaded(
+                f"no replica took the request within {PLACEMENT_TIMEOUT_S:g} s.",
+                "Try again later, or serve with more replicas.",
+                10.0,
+            )
+        )
 
 
 def _lost(reason: list[str]) -> ReplicaLost:

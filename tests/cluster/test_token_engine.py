@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.prefix_index import KEY_BYTES, PrefixIndex, block_key, prompt_keys
-from cluster.token_client import SubmitClient
+from cluster.submit_client import SubmitClient
 from cluster.token_server import TokenServer
 from cluster.token_stream import CHANNEL_OPTIONS
 from engine.config import EngineConfig

@@ -7,12 +7,13 @@ import grpc
 import pytest
 
 from cluster.messages import Abort, Ack, Demand, Hello, Role, Submit, Welcome, decode_server_message
-from cluster.token_client import SubmitClient
+from cluster.submit_client import SubmitClient
 from cluster.token_stream import StreamRefused
 from engine.errors import InvalidRequest, Overloaded, PageRayError, PromptTooLong, ReplicaLost
 from engine.output import FinishReason
 from tests.cluster.token_fakes import (
     HOST,
+    TIMEOUT_S,
     TOKEN,
     FakeEngine,
     Relay,
@@ -252,7 +253,7 @@ def test_garbage_closes_its_own_stream_and_no_other(role: Role) -> None:
 @pytest.mark.parametrize(
     ("role", "message"),
     [
-        (Role.FRONTEND, Submit("other", make_request("b"))),
+        (Role.FRONTEND, Submit("frontend", make_request("b"))),
         (Role.FRONTEND, Hello(TOKEN, "other", Role.FRONTEND)),
         (Role.FRONTEND, Ack(3)),
         (Role.REPLICA, Ack(0)),
@@ -353,5 +354,27 @@ def test_server_listens_on_the_given_host_only() -> None:
                 await asyncio.open_connection("127.0.0.2", int(port))
             call = await setup.raw(Hello(TOKEN, "other", Role.REPLICA))
             assert decode_server_message(await call.read()) == Welcome("first", resumed=False)
+
+    asyncio.run(run())
+
+
+def test_a_frontend_submits_by_itself_while_its_stream_is_open() -> None:
+    async def run() -> None:
+        async with serving() as setup:
+            received, client = setup.client()
+            client.submit(make_request("before"))
+            await received.wait(lambda: received.frames)
+            with pytest.raises(InvalidRequest, match="cannot be sent"):
+                client.submit(replace(make_request("a"), prompt_token_ids=[2**70]))
+            client.submit(make_request("a"))
+            supervisor = await setup.supervisor()
+            task = asyncio.create_task(supervisor.submit("frontend", make_request("a")))
+            assert await asyncio.to_thread(setup.engine.added.get, timeout=TIMEOUT_S) == (
+                make_request("a")
+            )
+            setup.engine.step(output("a", 0, STOP))
+            await task
+            await received.wait_outputs(1)
+            assert setup.engine.added.empty()
 
     asyncio.run(run())

@@ -12,7 +12,8 @@ import grpc
 import grpc.aio
 
 from cluster.messages import Frame, Message, encode
-from cluster.token_client import SubmitClient, TokenClient
+from cluster.submit_client import SubmitClient
+from cluster.token_client import TokenClient
 from cluster.token_hub import HubLimits
 from cluster.token_server import METHOD, SERVICE, TokenServer
 from cluster.token_stream import CHANNEL_OPTIONS
