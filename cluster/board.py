@@ -171,6 +171,11 @@ class Board:
             entry = self._ledger.find(request_id)
             return None if entry is None else entry.replica_id
 
+    def last_placement(self, request_id: str) -> str | None:
+        """Where a request was placed last, also after its release; None: not known any more."""
+        with self._lock:
+            return self._decisions.chosen(request_id)
+
     def decisions(self, request_id: str) -> list[Decision]:
         """Why a request went where it went, an entry for each attempt, oldest first."""
         with self._lock:

@@ -101,6 +101,11 @@ class DecisionLog:
         if len(self._decisions) > self._max_decisions:
             self._decisions.popitem(last=False)
 
+    def chosen(self, request_id: str) -> str | None:
+        """Return the replica that this very attempt was last placed on; None: not known."""
+        decision = self._decisions.get(request_id)
+        return None if decision is None else decision.candidates[0].replica_id
+
     def find(self, request_id: str) -> list[Decision]:
         """Return the decisions on a request, one for each of its attempts, oldest first.
 

@@ -38,9 +38,9 @@ class Role(StrEnum):
     """What a client of the token server is there for."""
 
     FRONTEND = "frontend"
-    """Receives tokens."""
+    """Submits requests of its own and receives tokens."""
     REPLICA = "replica"
-    """Submits requests and learns when they have ended."""
+    """Submits requests of all frontends and learns when they have ended."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +61,8 @@ class Hello(Message, frozen=True, tag="hello"):
 
 
 class Submit(Message, frozen=True, tag="submit"):
-    """A request for the engine, whose tokens go to the named frontend."""
+    """A request for the engine, whose tokens go to the named frontend. Both that frontend and the
+    supervisor of the replica send it; it runs once."""
 
     frontend_id: str
     request: GenerateRequest

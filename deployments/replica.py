@@ -1,7 +1,8 @@
 """The Replica deployment: supervisor of one tensor-parallel group.
 
 Holds one unary call per request open until the request ends, so that Serve knows what is in
-flight; the tokens themselves go from rank 0 straight to the frontend. Dies with its group.
+flight. The request itself goes to rank 0 on the frontend's token stream as well, which is quicker,
+and the tokens come back that way. Dies with its group.
 """
 
 import asyncio
@@ -64,7 +65,8 @@ class Replica:
         logger.info("serving; %s", description.phase_times_s)
 
     async def generate(self, frontend_id: str, request: GenerateRequest) -> WireError | None:
-        """Hand the request to the engine; return once it has ended, or why it was refused.
+        """Hand the request to the engine, unless its frontend has; return once it has ended, or
+        why it was refused.
 
         Errors are returned, not raised: Ray would wrap them in a class of its own making.
         """

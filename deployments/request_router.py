@@ -49,11 +49,14 @@ class KVBlockRouter(RequestRouter):
             by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
             chosen = self._board.placement(request.request_id)
             if chosen not in by_id:
-                # It is gone since, or the client. The request has waited for its turn: any queue
-                # will do now.
+                # The replica is gone since, or the request is over. If it is not, it has waited
+                # for its turn: any queue will do now.
                 keys = prompt_keys(request, self._model_name, self._block_size)
                 chosen = self._board.choose_again(RequestNeed.of(request, keys), by_id.keys())
-            return [[by_id[chosen]]] if chosen is not None else []
+            if chosen is None:
+                # It is over: the replica that had it knows, and ends the call at once.
+                chosen = self._board.last_placement(request.request_id)
+            return [[by_id[chosen]]] if chosen in by_id else []
         except Exception:
             # Serve would leave the request hanging for ever; any replica is better.
             logger.exception("placement failed; the request goes to any replica")

@@ -31,6 +31,8 @@ logger = logging.getLogger("ray.serve")
 MAX_ATTEMPTS: Final = 4
 PLACEMENT_TIMEOUT_S: Final = 60.0
 LAST_FRAME_TIMEOUT_S: Final = 5.0
+CALL_TIMEOUT_S: Final = 5.0
+"""Time for a call to end after its request has."""
 REFUSED_PAUSE_S: Final = 0.05
 DEMAND_PERIOD_S: Final = 1.0
 
@@ -142,10 +144,17 @@ class ServeTokenSource:
                 yield event
         finally:
             del self._attempts[attempt.id]
-            if num_unfinished and call is not None:
-                self._abort(attempt, attempt.replica_id, None)
-                call.cancel()
+            if call is not None:
+                self._end(attempt, call, is_early=num_unfinished > 0)
             self._admission.end(request, num_output_tokens)
+
+    def _end(self, attempt: Attempt, call: "asyncio.Task[None]", *, is_early: bool) -> None:
+        if is_early:
+            self._abort(attempt, attempt.replica_id, None)
+            call.cancel()
+        else:
+            # It ends by itself, unless Serve has not led it anywhere yet and the replica is gone.
+            asyncio.get_running_loop().call_later(CALL_TIMEOUT_S, call.cancel)
 
     def _submit(self, attempt: Attempt, request: GenerateRequest) -> None:
         client = self._clients.get(attempt.placed_on or "")
@@ -176,6 +185,8 @@ class ServeTokenSource:
             elif isinstance(reason, Overloaded):
                 reason = EngineFull(*reason.args)
             self._end_call(attempt, reason)
+            return
+        if attempt.id not in self._attempts:
             return
         # The engine has ended the request; its last frame may be a moment behind.
         await asyncio.sleep(LAST_FRAME_TIMEOUT_S)

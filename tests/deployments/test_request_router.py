@@ -66,9 +66,10 @@ def test_a_request_goes_where_admission_placed_it_and_elsewhere_once_that_is_gon
     routed.board.release("r.0")
 
 
-def test_a_request_whose_client_has_left_meanwhile_stays_out_of_the_ledger(
+def test_a_request_that_is_over_goes_where_that_is_known_and_stays_out_of_the_ledger(
     routed: Routed,
 ) -> None:
-    routed.board.choose(RequestNeed.of(REQUEST))
+    chosen = str(routed.board.choose(RequestNeed.of(REQUEST)))
     routed.board.release("r.0")
-    assert routed.route("a", "b") == []
+    assert routed.route("a", "b") == [chosen]
+    assert routed.route("b" if chosen == "a" else "a") == []

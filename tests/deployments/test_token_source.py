@@ -15,6 +15,7 @@ from cluster.messages import WireError
 from cluster.request_need import RequestNeed
 from cluster.submit_client import SubmitClient
 from cluster.token_client import TokenClient
+from deployments import token_source
 from deployments.token_source import ServeTokenSource
 from engine.errors import Overloaded, PageRayError
 from engine.output import FinishReason
@@ -139,6 +140,21 @@ def test_tokens_do_not_wait_for_the_call() -> None:
             assert this.setup.engine.added.empty()
 
     asyncio.run(run())
+
+
+def test_a_call_that_serve_leads_nowhere_ends_some_time_after_its_request() -> None:
+    async def run() -> None:
+        async with frontend() as this:
+            this.handle.is_open.clear()
+            answer = asyncio.create_task(this.answer("r"))
+            this.setup.engine.step(output(await this.added(), 0, FinishReason.STOP))
+            await answer
+            async with asyncio.timeout(TIMEOUT_S):
+                await asyncio.wait(this.handle.calls)
+            assert this.handle.calls[0].cancelled()
+
+    with mock.patch.object(token_source, "CALL_TIMEOUT_S", 0.05):
+        asyncio.run(run())
 
 
 def test_the_call_brings_what_the_stream_did_not() -> None:
