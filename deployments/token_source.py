@@ -251,12 +251,18 @@ class ServeTokenSource:
             attempt = self._attempts.get(attempt_id)
             if attempt is not None:
                 self._abort(attempt, attempt.accept(replica_id), None)
-        # First tokens before all others: nobody else has waited for as long.
-        for output in sorted(frame.outputs, key=lambda output: output.index > 0):
+        # First tokens go out before anything is done for the others: nobody else has waited for as
+        # long. Later turns of the loop come in order, so every choice keeps its own.
+        self._take(replica_id, [output for output in frame.outputs if output.index == 0])
+        later = [output for output in frame.outputs if output.index > 0]
+        asyncio.get_running_loop().call_soon(self._take, replica_id, later)
+        self._admission.wake()
+
+    def _take(self, replica_id: str, outputs: list[TokenOutput]) -> None:
+        for output in outputs:
             attempt = self._attempts.get(output.request_id)
             if attempt is not None:
                 attempt.take(replica_id, output)
-        self._admission.wake()
 
     def _on_lost(self, replica_id: str, reason: str) -> None:
         self._board.mark_lost(replica_id)

@@ -191,6 +191,33 @@ def test_a_client_that_leaves_leaves_nothing(is_open: bool, is_accepted: bool) -
     asyncio.run(run())
 
 
+def test_first_tokens_go_out_first_and_every_request_keeps_its_order() -> None:
+    async def run() -> None:
+        async with frontend() as this:
+            seen: list[tuple[str, int]] = []
+
+            async def follow(request_id: str) -> None:
+                nonlocal seen
+                async for each in this.source.generate(make_request(request_id)):
+                    seen += [(each.request_id, each.index)]
+
+            old = asyncio.create_task(follow("old"))
+            engine = this.setup.engine
+            engine.step(output(await this.added(), 0))
+            new = asyncio.create_task(follow("new"))
+            await this.added()
+            engine.step(output("old.0", 1), output("new.0", 0))
+            engine.step(
+                output("old.0", 2, FinishReason.STOP), output("new.0", 1, FinishReason.STOP)
+            )
+            await asyncio.gather(old, new)
+            assert seen[:2] == [("old.0", 0), ("new.0", 0)]
+            assert [index for name, index in seen if name == "old.0"] == [0, 1, 2]
+            assert [index for name, index in seen if name == "new.0"] == [0, 1]
+
+    asyncio.run(run())
+
+
 def test_a_call_that_is_led_elsewhere_takes_along_a_request_without_tokens() -> None:
     async def run() -> None:
         async with frontend() as this, serving(FakeEngine("other")) as other:
