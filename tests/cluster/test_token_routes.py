@@ -118,7 +118,7 @@ def test_a_request_that_ended_before_the_other_came_does_not_run_again(direct_fi
             assert await this.heard(this.supervisor) == [Ended(["a"])]
             assert len(await this.heard(this.frontend)) == 1
             # Both have had it: the id is free again.
-            this.submit(first)
+            this.submit(second)
             await this.settle()
             assert this.added() == ["a"]
 
