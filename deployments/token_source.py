@@ -267,8 +267,8 @@ class ServeTokenSource:
     def _on_lost(self, replica_id: str, reason: str) -> None:
         self._board.mark_lost(replica_id)
         for attempt in self._attempts.values():
-            if attempt.accepted_by == replica_id:
-                attempt.fail(_lost([reason]))
+            if attempt.accepted_by == replica_id:  # soon: after the tokens that came before
+                asyncio.get_running_loop().call_soon(attempt.fail, _lost([reason]))
         if replica_id not in self._board.members():
             self._close_idle(replica_id)
 
