@@ -39,9 +39,12 @@ class Admission:
         self._attainment = Attainment(ttft_objective_s, clock)
         self._clock = clock
 
-    async def place(self, request: GenerateRequest, arrived_s: float) -> GenerateRequest:
+    async def place(
+        self, request: GenerateRequest, arrived_s: float, *, was_placed: bool = False
+    ) -> GenerateRequest:
         """Wait for a replica with room; return the request with what is left of its deadline.
 
+        One that `was_placed` before and has lost its replica is not refused for what else waits.
         The board then knows the replica. Call `end` in any case. Raises Overloaded, DeadlinePassed.
         """
         session = None
@@ -56,6 +59,8 @@ class Admission:
             weight=request.weight,
             priority=request.priority,
             arrived_s=arrived_s,
+            was_placed=was_placed,
+            has_begun=request.num_emitted_tokens > 0,
         )
         if request.deadline_s is not None:
             ticket.deadline_s = arrived_s + request.deadline_s

@@ -45,6 +45,10 @@ class Ticket:
     """When its client sent it, on the queue's clock."""
     deadline_s: float = math.inf
     """When its client gives up, on the same clock."""
+    was_placed: bool = False
+    """Whether it has lost a replica: it was taken in for good."""
+    has_begun: bool = False
+    """Whether its client has tokens: it does not wait for room, any engine's queue will do."""
     entered_s: float = field(default=0.0, init=False)
     """When it came to the queue: later, where it had a replica before that was lost."""
     number: int = field(default=0, init=False)
@@ -99,12 +103,14 @@ class AdmissionQueue:
         """
         self._active.note(ticket.tenant)
         self._fair_share.enter(ticket.tenant)
-        if not self._waiting and (replica_id := self._place(ticket)) is not None:
+        is_first = ticket.has_begun or not self._waiting
+        if is_first and (replica_id := self._place(ticket)) is not None:
             self._start(ticket)
             return replica_id
         self._note_absence()
         try:
-            self._check(ticket)
+            if not ticket.was_placed:
+                self._check(ticket)
         except Overloaded:
             self._fair_share.leave(ticket.tenant)
             raise
@@ -146,7 +152,10 @@ class AdmissionQueue:
             ticket
             for ticket in self._waiting.values()
             if ticket.deadline_s <= now
-            or now - max(ticket.entered_s, self._absent_s) > limits.max_wait_s
+            or (
+                not ticket.was_placed
+                and now - max(ticket.entered_s, self._absent_s) > limits.max_wait_s
+            )
             or now - ticket.entered_s > limits.max_wait_s + limits.max_start_s
         ]
         for ticket in late:
@@ -235,10 +244,11 @@ class AdmissionQueue:
         tenant = ticket.tenant
         is_behind = self._fair_share.is_behind(tenant, self._active.others(tenant))
         need = replace(ticket.need, spare_share=WATERMARK if is_behind else RESERVE)
-        return self._board.choose(need, may_queue=False)
+        return self._board.choose(need, may_queue=ticket.has_begun)
 
     def _start(self, ticket: Ticket) -> None:
-        self._fair_share.charge(ticket, ticket.need.num_prompt_tokens)
+        if not ticket.was_placed:  # its tenant has paid for it already
+            self._fair_share.charge(ticket, ticket.need.num_prompt_tokens)
         self._placed[ticket.need.request_id] = ticket
 
     def _remove(self, ticket: Ticket) -> None:

@@ -17,6 +17,7 @@ class RequestNeed:
 
     request_id: str
     num_prompt_tokens: int
+    """Output that it brings along included."""
     num_choices: int = 1
     max_tokens: int | None = None
     block_keys: tuple[int, ...] = ()
@@ -36,11 +37,11 @@ class RequestNeed:
         session: Session | None = None,
     ) -> "RequestNeed":
         """The need of a request as it goes to the engine; `session`: its last turn."""
-        num_prompt_tokens = len(request.prompt_token_ids)
+        num_prompt_tokens = len(request.prompt_token_ids) + request.num_emitted_tokens
         return cls(
             request_id=request.request_id,
             num_prompt_tokens=num_prompt_tokens,
-            num_choices=request.params.n,
+            num_choices=request.num_live_choices,
             max_tokens=request.params.max_tokens,
             block_keys=block_keys,
             session_replica="" if session is None else session.replica_id,

@@ -32,3 +32,8 @@ class AdmissionSnapshot:
     num_placements: Mapping[str, int]
     """By the reason of the choice, see cluster/placement.py."""
     num_refused: int = 0
+    num_moved: int = 0
+    """Requests that went to another replica before anything had come of them, each time."""
+    num_resumed: int = 0
+    """Those that did so later, and went on where they had been."""
+    num_quarantined: int = 0

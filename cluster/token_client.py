@@ -16,7 +16,7 @@ from cluster.messages import (
     Role,
     Welcome,
 )
-from cluster.token_stream import StreamRefused, TokenStream
+from cluster.token_stream import CONNECT_TIMEOUT_S, StreamRefused, TokenStream
 from engine.errors import PageRayError, ReplicaLost
 from engine.request import GenerateRequest
 
@@ -24,9 +24,16 @@ logger = logging.getLogger(__name__)
 
 MIN_BACKOFF_S: Final = 0.02
 MAX_BACKOFF_S: Final = 1.0
-GRACE_S: Final = 5.0
-"""As long as the server keeps our requests running without us."""
+RECONNECT_S: Final = 1.0
+"""A stream that is broken for longer is lost: another replica goes on sooner than this one can."""
+SILENCE_S: Final = 4.0
+"""So is one that brings nothing, be it heartbeats, for this long."""
+SILENT_LOOKS: Final = 4
 FRAMES_PER_ACK: Final = 8
+
+
+class StreamSilent(ReplicaLost):
+    """The stream is up, and the engine says nothing."""
 
 
 class TokenClient:
@@ -46,7 +53,8 @@ class TokenClient:
         peer_id: str,
         on_frame: Callable[[str, Frame], None],
         on_lost: Callable[[str, str], None],
-        grace_s: float = GRACE_S,
+        reconnect_s: float = RECONNECT_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._replica_id = replica_id
         self._address = address
@@ -54,7 +62,8 @@ class TokenClient:
         self._peer_id = peer_id
         self._on_frame = on_frame
         self._on_lost = on_lost
-        self._grace_s = grace_s
+        self._reconnect_s = reconnect_s
+        self._silence_s = silence_s
         self._stream: TokenStream | None = None
         self._broken_s = 0.0
         """When the last stream broke."""
@@ -62,8 +71,10 @@ class TokenClient:
         """Engine that holds state for us; None when there is nothing to go back to."""
         self._last_frame = 0
         self._last_ack = 0
+        self._num_heard = 0
+        """Messages, heartbeats among them."""
         self._aborts: deque[tuple[float, Abort]] = deque()
-        """Sent within the last grace period: a break may have swallowed them."""
+        """Sent within the last seconds: a break may have swallowed them."""
         self._demand: Demand | None = None
         """Told last; likewise. None: nothing so far."""
         self._run_task: asyncio.Task[None] | None = None
@@ -87,7 +98,7 @@ class TokenClient:
         if self._epoch is None:
             return
         now = self._now()
-        while self._aborts and self._aborts[0][0] < now - self._grace_s:
+        while self._aborts and self._aborts[0][0] < now - self._reconnect_s - self._silence_s:
             self._aborts.popleft()
         message = Abort(request_id, choice_index)
         self._aborts.append((now, message))
@@ -114,7 +125,9 @@ class TokenClient:
         backoff_s = MIN_BACKOFF_S
         while True:
             try:
-                stream, welcome = await TokenStream.open(self._address, self._hello())
+                stream, welcome = await TokenStream.open(
+                    self._address, self._hello(), self._patience_s
+                )
                 backoff_s = MIN_BACKOFF_S
                 await self._follow(stream, welcome)
             except StreamRefused as error:
@@ -138,23 +151,55 @@ class TokenClient:
                 stream.send(abort)
             if self._demand is not None:
                 stream.send(self._demand)
-            while True:
-                message = await stream.receive()
-                if isinstance(message, Frame):
-                    self._take(stream, message)
+            await self._read(stream)
         finally:
             self._stream = None
             self._broken_s = self._now()
             await stream.close()
+
+    async def _read(self, stream: TokenStream) -> NoReturn:
+        silence: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(None) as limit:
+                silence = asyncio.create_task(self._watch_silence(limit))
+                while True:
+                    message = await stream.receive()
+                    self._num_heard += 1
+                    if isinstance(message, Frame):
+                        self._take(stream, message)
+        except TimeoutError as error:
+            raise StreamSilent(
+                f"nothing has come from {self._address} for {self._silence_s:g} s.", "Try again."
+            ) from error
+        finally:
+            if silence is not None:
+                silence.cancel()
+
+    async def _watch_silence(self, limit: asyncio.Timeout) -> None:
+        # In several looks: if it was us who stood still, that was no more than one of them.
+        num_silent_looks = 0
+        while num_silent_looks < SILENT_LOOKS:
+            num_heard = self._num_heard
+            await asyncio.sleep(self._silence_s / SILENT_LOOKS)
+            num_silent_looks = num_silent_looks + 1 if num_heard == self._num_heard else 0
+        limit.reschedule(self._now())
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to try to connect."""
+        if self._epoch is None:
+            return CONNECT_TIMEOUT_S
+        return max(self._broken_s + self._reconnect_s - self._now(), MIN_BACKOFF_S)
 
     async def _is_final(self, error: PageRayError) -> bool:
         """Whether what ran there is lost, now that the stream is broken."""
         if self._epoch is None:
             return False  # nothing ran there
         return (
-            isinstance(error, InvalidMessage)  # the same frame would only come again
-            or self._now() - self._broken_s > self._grace_s
-            or await _is_gone(self._address)
+            # The same frame would only come again; who is silent here is no better elsewhere.
+            isinstance(error, InvalidMessage | StreamSilent)
+            or self._now() - self._broken_s >= self._reconnect_s
+            or await _is_gone(self._address, self._patience_s)
         )
 
     def _take(self, stream: TokenStream, frame: Frame) -> None:
@@ -195,11 +240,11 @@ class TokenClient:
         return asyncio.get_running_loop().time()
 
 
-async def _is_gone(address: str) -> bool:
+async def _is_gone(address: str, timeout_s: float) -> bool:
     """Whether nobody listens there any more: the process is gone, no use in waiting for it."""
     host, _, port = address.rpartition(":")
     try:
-        async with asyncio.timeout(MAX_BACKOFF_S):
+        async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except ConnectionRefusedError:
         return True

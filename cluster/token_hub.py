@@ -42,8 +42,9 @@ class HubLimits:
 
     heartbeat_s: float = 0.25
     """A frontend hears from us at least this often."""
-    grace_s: float = 5.0
-    """A frontend that lost its stream may come back for this long and misses nothing."""
+    grace_s: float = 1.5
+    """A frontend that lost its stream may come back for this long and misses nothing. It gives up
+    a little sooner (cluster/token_client.py)."""
     max_unread_bytes: int = 32 * 2**20
     """A client that has more than this to read is dropped."""
 

@@ -97,8 +97,8 @@ class Route:
     def begin(cls, request: GenerateRequest, by: Connection, frontend: Frontend) -> "Route":
         """Route of a request that only this client has submitted so far."""
         if by.role is Role.REPLICA:
-            return cls(request.request_id, request.params.n, frontend, by, Role.FRONTEND)
-        return cls(request.request_id, request.params.n, frontend, None, Role.REPLICA)
+            return cls(request.request_id, request.num_live_choices, frontend, by, Role.FRONTEND)
+        return cls(request.request_id, request.num_live_choices, frontend, None, Role.REPLICA)
 
     def join(self, by: Connection) -> None:
         """The other one has submitted it, too."""

@@ -57,13 +57,15 @@ class TokenStream:
         self._writer = asyncio.create_task(self._write())
 
     @classmethod
-    async def open(cls, address: str, hello: Hello) -> tuple["TokenStream", Welcome]:
+    async def open(
+        cls, address: str, hello: Hello, timeout_s: float = CONNECT_TIMEOUT_S
+    ) -> tuple["TokenStream", Welcome]:
         """Connect and say hello. Raises StreamRefused or, if it may yet work, ReplicaLost."""
         channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         stream = cls(address, channel, channel.stream_stream(f"/{SERVICE}/{METHOD}")())
         stream.send(hello)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 welcome = await stream.receive()
             if not isinstance(welcome, Welcome):
                 raise InvalidMessage(
@@ -72,7 +74,7 @@ class TokenStream:
                 )
         except TimeoutError as error:
             await stream.close()
-            raise _broken(address, f"no answer for {CONNECT_TIMEOUT_S:g} s") from error
+            raise _broken(address, f"no answer for {timeout_s:.2g} s") from error
         except BaseException:
             await stream.close()
             raise

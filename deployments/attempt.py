@@ -9,8 +9,10 @@ from engine.output import TokenOutput
 class Attempt:
     """What has come of it so far. Two replicas may have it for a moment; one of them counts."""
 
-    def __init__(self, attempt_id: str) -> None:
+    def __init__(self, attempt_id: str, number: int = 0) -> None:
         self.id = attempt_id
+        self.number = number
+        """Those before it have lost their replicas, or were refused."""
         self.events: asyncio.Queue[TokenOutput | PageRayError] = asyncio.Queue()
         """What its request has to see, in order."""
         self.placed_on: str | None = None

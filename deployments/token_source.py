@@ -3,7 +3,7 @@
 A request waits until a replica has room for it. Then it goes to that replica's engine on the stream
 that the tokens come on, a frame per step; and beside it in one unary call through the request
 router, which stays open until the request ends and brings the request where the stream did not. A
-request whose replica dies before its first token is placed again, unseen by its client.
+request whose replica is lost goes on at another one, unseen by its client: see cluster/journal.py.
 """
 
 import asyncio
@@ -18,27 +18,26 @@ from ray.serve.handle import DeploymentHandle
 from cluster.admission import Admission
 from cluster.board import Board
 from cluster.decision import Decision
-from cluster.messages import Demand, Frame, WireError
+from cluster.journal import Journal, Poisonous
+from cluster.messages import Demand, Frame
+from cluster.quarantine import Quarantine
+from cluster.retry_budget import RetryBudget
 from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
-from cluster.token_client import TokenClient
+from cluster.token_clients import TokenClients
 from deployments.attempt import Attempt
+from deployments.replica_call import EngineFull, hold_call, lost
 from engine.errors import Overloaded, PageRayError, ReplicaLost
 from engine.output import TokenOutput
 from engine.request import GenerateRequest
 
 logger = logging.getLogger("ray.serve")
 
-MAX_ATTEMPTS: Final = 4
 PLACEMENT_TIMEOUT_S: Final = 60.0
 LAST_FRAME_TIMEOUT_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 5.0
 """Time for a call to end after its request has."""
 REFUSED_PAUSE_S: Final = 0.05
 DEMAND_PERIOD_S: Final = 1.0
-
-
-class EngineFull(Overloaded):
-    """An engine refused a request that the board saw room for; another may have some."""
 
 
 class ServeTokenSource:
@@ -51,29 +50,35 @@ class ServeTokenSource:
         admission: Admission,
         frontend_id: str,
     ) -> None:
+        clock = asyncio.get_running_loop().time
         self._handle = handle
         self._board = board
         self._admission = admission
         self._frontend_id = frontend_id
-        self._clients: dict[str, TokenClient] = {}
+        self._clients = TokenClients(
+            board,
+            frontend_id,
+            on_frame=self._on_frame,
+            on_lost=self._on_lost,
+            is_used=lambda replica_id: any(
+                attempt.uses(replica_id) for attempt in self._attempts.values()
+            ),
+        )
+        self._quarantine = Quarantine(clock)
+        self._retries = RetryBudget(clock)
         self._attempts: dict[str, Attempt] = {}
         """Open ones by their own ids."""
-        self._present: dict[str, Attempt] = {}
-        """Open ones by the ids of their requests."""
+        self._present: dict[str, tuple[Journal, Attempt]] = {}
+        """Open requests by their ids."""
+        self._num_resumed = self._num_moved = self._num_quarantined = 0
         self._demand = Demand()
         """What the engines were told last."""
         self._waking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Follow the board's members from now on; call it on the event loop."""
-        loop = asyncio.get_running_loop()
-
-        def notify() -> None:
-            loop.call_soon_threadsafe(self._follow_members)
-
-        self._board.subscribe(notify)
-        self._follow_members()
-        loop.call_later(DEMAND_PERIOD_S, self._tell_demand)
+        self._clients.start(on_change=self._wake_if_alone)
+        asyncio.get_running_loop().call_later(DEMAND_PERIOD_S, self._tell_demand)
 
     def snapshots(self) -> list[ReplicaSnapshot]:
         """Newest snapshot of every known replica."""
@@ -81,7 +86,12 @@ class ServeTokenSource:
 
     def admission(self) -> AdmissionSnapshot:
         """What waits for a replica, and what has been placed."""
-        return self._admission.snapshot()
+        return replace(
+            self._admission.snapshot(),
+            num_moved=self._num_moved,
+            num_resumed=self._num_resumed,
+            num_quarantined=self._num_quarantined,
+        )
 
     def decisions(self, request_id: str) -> list[Decision]:
         """Why a request went where it went."""
@@ -89,138 +99,126 @@ class ServeTokenSource:
 
     async def abort(self, request_id: str, choice_index: int) -> None:
         """End one choice early."""
-        attempt = self._present.get(request_id)
-        if attempt is not None:
-            self._abort(attempt, attempt.replica_id, choice_index)
+        if request_id in self._present:
+            journal, attempt = self._present[request_id]
+            journal.abort(choice_index)
+            self._clients.abort(attempt.replica_id, attempt.id, choice_index)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices; see TokenSource."""
         arrived_s = asyncio.get_running_loop().time()
-        for number in range(MAX_ATTEMPTS):
-            # A lost replica may still speak for a while. Its outputs carry the old attempt's
-            # id, which nobody listens to any more.
-            attempt = Attempt(f"{request.request_id}.{number}")
-            self._present[request.request_id] = attempt
-            started = False
+        self._quarantine.check(request)
+        self._retries.note_request()
+        journal = Journal(request)
+        while journal.is_open:
+            number = journal.num_attempts
+            next_request = journal.next_attempt()
+            attempt = Attempt(next_request.request_id, number)
+            self._present[request.request_id] = journal, attempt
             try:
-                async with aclosing(self._run(attempt, request, arrived_s)) as run:
+                async with aclosing(self._run(attempt, next_request, arrived_s)) as run:
                     async for output in run:
-                        started = True
-                        yield output
-                return
-            except (ReplicaLost, EngineFull) as error:
-                if started or number == MAX_ATTEMPTS - 1:
-                    raise
-                logger.warning("placing %s again: %s", request.request_id, error.cause)
-                if isinstance(error, EngineFull):
-                    await asyncio.sleep(REFUSED_PAUSE_S)
+                        # A lost replica may still speak for a while. Its outputs carry the old
+                        # attempt's id, which nobody listens to any more.
+                        if (news := journal.take(output)) is not None:
+                            yield news
+                        if not journal.is_open:
+                            return
+                raise lost("it ended the request before its last token")
+            except ReplicaLost as error:
+                logger.warning("%s: %s", attempt.id, error.cause)
+                self._lose(request, journal, error, attempt)
+                for output in journal.end_unwanted():
+                    yield output
+            except EngineFull as error:
+                journal.refuse(error)
+                await asyncio.sleep(REFUSED_PAUSE_S)
             finally:
                 self._present.pop(request.request_id, None)
+
+    def _lose(
+        self, request: GenerateRequest, journal: Journal, error: ReplicaLost, attempt: Attempt
+    ) -> None:
+        """Note that a replica is lost; raise where no other one goes on."""
+        try:
+            journal.lose(error, was_accepted=attempt.accepted_by is not None)
+        except Poisonous:
+            self._num_quarantined += 1
+            self._quarantine.add(request)
+            raise
+        if journal.has_begun:
+            self._num_resumed += 1
+        else:
+            # One fault moves everything once. Who is moved again and again is a burden to the rest.
+            if journal.num_lost > 1 and not self._retries.take():
+                raise Overloaded(
+                    "replicas are lost faster than requests can be moved.", "Try again later.", 10.0
+                ) from error
+            self._num_moved += 1
 
     async def _run(
         self, attempt: Attempt, request: GenerateRequest, arrived_s: float
     ) -> AsyncGenerator[TokenOutput]:
-        request = replace(request, request_id=attempt.id)
-        num_unfinished = request.params.n
+        """Yield what one attempt brings, for as long as it is asked."""
         num_output_tokens = 0
+        has_first_token = request.num_emitted_tokens > 0
+        num_live = request.num_live_choices
         self._attempts[attempt.id] = attempt
         call: asyncio.Task[None] | None = None
         try:
             if not self._board.members():
                 self._wake()
-            request = await self._admission.place(request, arrived_s)
+            request = await self._admission.place(request, arrived_s, was_placed=attempt.number > 0)
             attempt.placed_on = self._board.placement(attempt.id)
-            self._submit(attempt, request)
+            self._clients.submit(attempt.placed_on, request)
             # A task: it takes its time, and has to begin only after the stream has written.
             call = asyncio.create_task(self._call(attempt, request))
-            while num_unfinished:
+            while num_live:
                 event = await attempt.events.get()
                 if isinstance(event, PageRayError):
                     raise event
-                if event.token_ids and not num_output_tokens:
+                if event.token_ids and not has_first_token:
+                    has_first_token = True
                     self._admission.note_first_token(arrived_s)
                 num_output_tokens += len(event.token_ids)
-                num_unfinished -= event.finish_reason is not None
+                num_live -= event.finish_reason is not None
                 yield event
         finally:
             del self._attempts[attempt.id]
             if call is not None:
-                self._end(attempt, call, is_early=num_unfinished > 0)
+                self._end(attempt, call, is_early=num_live > 0)
             self._admission.end(request, num_output_tokens)
 
     def _end(self, attempt: Attempt, call: "asyncio.Task[None]", *, is_early: bool) -> None:
         if is_early:
-            self._abort(attempt, attempt.replica_id, None)
+            self._clients.abort(attempt.replica_id, attempt.id, None)
             call.cancel()
         else:
             # It ends by itself, unless Serve has not led it anywhere yet and the replica is gone.
             asyncio.get_running_loop().call_later(CALL_TIMEOUT_S, call.cancel)
 
-    def _submit(self, attempt: Attempt, request: GenerateRequest) -> None:
-        client = self._clients.get(attempt.placed_on or "")
-        if client is not None:
-            client.submit(request)
-
     async def _call(self, attempt: Attempt, request: GenerateRequest) -> None:
-        response: Any = None
         limit = asyncio.get_running_loop().call_later(
             PLACEMENT_TIMEOUT_S, _refuse_unplaced, attempt
         )
         try:
-            response = self._handle.generate.remote(self._frontend_id, request)
-            refusal: WireError | None = await response
-        except asyncio.CancelledError:
-            if response is not None:
-                response.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001  a dead replica has many names in Ray and gRPC
-            self._end_call(attempt, _lost(str(error).strip().splitlines()[-1:]))
-            return
+            error = await hold_call(self._handle, self._frontend_id, request)
         finally:
             limit.cancel()
-        if refusal is not None:
-            reason = refusal.to_error()
-            if isinstance(reason, ReplicaLost):
-                reason = _lost([reason.cause])
-            elif isinstance(reason, Overloaded):
-                reason = EngineFull(*reason.args)
-            self._end_call(attempt, reason)
-            return
-        if attempt.id not in self._attempts:
-            return
-        # The engine has ended the request; its last frame may be a moment behind.
-        await asyncio.sleep(LAST_FRAME_TIMEOUT_S)
-        self._end_call(attempt, _lost(["its last tokens never arrived"]))
-
-    def _end_call(self, attempt: Attempt, error: PageRayError) -> None:
-        """The call is over, and the attempt with it, unless they have parted: Serve may have led
-        the call elsewhere after the attempt had begun where it was placed."""
+        if error is None and attempt.id in self._attempts:
+            # The engine has ended the request; its last frame may be a moment behind.
+            await asyncio.sleep(LAST_FRAME_TIMEOUT_S)
+            error = lost("its last tokens never arrived")
+        # The call is over, and the attempt with it, unless they have parted: Serve may have led
+        # the call elsewhere after the attempt had begun where it was placed.
         led_to = self._board.placement(attempt.id)
-        if attempt.accepted_by is None or led_to in (None, attempt.accepted_by):
+        if error is not None and (
+            attempt.accepted_by is None or led_to in (None, attempt.accepted_by)
+        ):
             attempt.fail(error)
 
-    def _abort(self, attempt: Attempt, replica_id: str | None, choice_index: int | None) -> None:
-        client = self._clients.get(replica_id or "")
-        if client is not None:
-            client.abort(attempt.id, choice_index)
-
-    def _follow_members(self) -> None:
-        members = self._board.members()
-        for replica_id, member in members.items():
-            if replica_id not in self._clients:
-                client = TokenClient(
-                    replica_id,
-                    member["address"],
-                    token=member["token"],
-                    peer_id=self._frontend_id,
-                    on_frame=self._on_frame,
-                    on_lost=self._on_lost,
-                )
-                self._clients[replica_id] = client
-                client.start()
-        for replica_id in self._clients.keys() - members.keys():
-            self._close_idle(replica_id)
-        if not members and self._admission.snapshot().num_held_requests:
+    def _wake_if_alone(self) -> None:
+        if not self._board.members() and self._admission.snapshot().num_held_requests:
             self._wake()
 
     def _wake(self) -> None:
@@ -242,15 +240,14 @@ class ServeTokenSource:
         # What is held is told again: an engine that has just started has not heard it.
         if demand != self._demand or demand.num_held_requests:
             self._demand = demand
-            for client in self._clients.values():
-                client.tell(demand)
+            self._clients.tell(demand)
 
     def _on_frame(self, replica_id: str, frame: Frame) -> None:
         self._board.update(replica_id, frame.snapshot, frame.accepted, frame.changes)
         for attempt_id in frame.accepted:
             attempt = self._attempts.get(attempt_id)
             if attempt is not None:
-                self._abort(attempt, attempt.accept(replica_id), None)
+                self._clients.abort(attempt.accept(replica_id), attempt.id, None)
         # First tokens go out before anything is done for the others: nobody else has waited for as
         # long. Later turns of the loop come in order, so every choice keeps its own.
         self._take(replica_id, [output for output in frame.outputs if output.index == 0])
@@ -265,35 +262,22 @@ class ServeTokenSource:
                 attempt.take(replica_id, output)
 
     def _on_lost(self, replica_id: str, reason: str) -> None:
+        victims = [
+            attempt for attempt in self._attempts.values() if self._is_at(attempt, replica_id)
+        ]
         self._board.mark_lost(replica_id)
-        for attempt in self._attempts.values():
-            if attempt.accepted_by == replica_id:  # soon: after the tokens that came before
-                asyncio.get_running_loop().call_soon(attempt.fail, _lost([reason]))
-        if replica_id not in self._board.members():
-            self._close_idle(replica_id)
+        for attempt in victims:  # soon: after the tokens that came before
+            asyncio.get_running_loop().call_soon(attempt.fail, lost(reason))
+        self._clients.close_unused()
+        self._admission.wake()
 
-    def _close_idle(self, replica_id: str) -> None:
-        # A draining replica has left the members but still finishes what it has, and what is on
-        # its way to it: its client goes when the stream does.
-        if not any(attempt.uses(replica_id) for attempt in self._attempts.values()):
-            client = self._clients.pop(replica_id, None)
-            if client is not None:
-                client.close()
+    def _is_at(self, attempt: Attempt, replica_id: str) -> bool:
+        """Whether an attempt is there, or on its way."""
+        if attempt.accepted_by is not None:
+            return attempt.accepted_by == replica_id
+        return replica_id in (attempt.placed_on, self._board.placement(attempt.id))
 
 
 def _refuse_unplaced(attempt: Attempt) -> None:
     if attempt.accepted_by is None:
-        attempt.fail(
-            Overloaded(
-                f"no replica took the request within {PLACEMENT_TIMEOUT_S:g} s.",
-                "Try again later, or serve with more replicas.",
-                10.0,
-            )
-        )
-
-
-def _lost(reason: list[str]) -> ReplicaLost:
-    return ReplicaLost(
-        f"the replica that worked on the request is gone: {' '.join(reason)}",
-        "Send the request again.",
-    )
+        attempt.fail(lost(f"it did not take the request within {PLACEMENT_TIMEOUT_S:g} s"))

@@ -32,7 +32,9 @@ class Admission:
         self._vocab_size = vocab_size
 
     def expand(self, request: GenerateRequest, now: float) -> list[Request]:
-        """Check the request and make its `params.n` sequences. `now`: the engine's clock.
+        """Check the request and make a sequence of each choice that has not ended.
+
+        `now`: the engine's clock.
 
         Raises InvalidRequest, PromptTooLong.
         """
@@ -41,6 +43,7 @@ class Admission:
         self._check_token_ids(list(params.logit_bias), "logit_bias", "'logit_bias'")
         self._check_token_ids(params.stop_token_ids, "stop_token_ids", "'stop_token_ids'")
         max_tokens = self._resolve_max_tokens(request)
+        emitted = self._check_emitted(request, max_tokens)
         deadline = _resolve_deadline(request, now)
         seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids)
@@ -51,6 +54,7 @@ class Admission:
                 request_id=request.request_id,
                 choice_index=choice_index,
                 prompt_token_ids=request.prompt_token_ids,
+                token_ids=request.prompt_token_ids + token_ids,
                 params=params,
                 seed=seed,
                 max_tokens=max_tokens,
@@ -61,9 +65,9 @@ class Admission:
                 priority=request.priority,
                 deadline=deadline,
             )
-            for choice_index in range(params.n)
+            for choice_index, token_ids in emitted.items()
         ]
-        if params.n > 1:
+        if len(sequences) > 1:
             for sequence in sequences:
                 sequence.siblings = sequences
         return sequences
@@ -80,6 +84,26 @@ class Admission:
                     f"Send token ids from 0 to {self._vocab_size - 1}.",
                     param=param,
                 )
+
+    def _check_emitted(self, request: GenerateRequest, max_tokens: int) -> dict[int, list[int]]:
+        """Return what each live choice has by now."""
+        num_choices = request.params.n
+        if not request.emitted:
+            return {choice_index: [] for choice_index in range(num_choices)}
+        live = {
+            i: token_ids for i, token_ids in enumerate(request.emitted) if token_ids is not None
+        }
+        for token_ids in live.values():
+            self._check_token_ids(token_ids, "emitted", "The output to go on behind")
+        longest = max(map(len, live.values()), default=max_tokens)
+        if len(request.emitted) != num_choices or longest >= max_tokens:
+            raise InvalidRequest(
+                f"There is nothing to go on with: {len(request.emitted)} of {num_choices} choices, "
+                f"{len(live)} not ended, {longest} of {max_tokens} tokens.",
+                "Send what each choice has, short of its end.",
+                param="emitted",
+            )
+        return live
 
     def _resolve_max_tokens(self, request: GenerateRequest) -> int:
         num_prompt = len(request.prompt_token_ids)

@@ -97,9 +97,10 @@ class EngineCore:
         now = self._clock()
         sequences = self._admission.expand(request, now)
         self._check_room(len(sequences))
+        num_prompt_blocks = len(request.prompt_token_ids) // self._config.block_size
         for sequence in sequences:
             # All have the same prompt: its hashes are made once, for the first.
-            sequence.block_hashes += sequences[0].block_hashes
+            sequence.block_hashes += sequences[0].block_hashes[:num_prompt_blocks]
             self._scheduler.add(sequence, now)
             if sequence.deadline is not None:
                 place = (sequence.deadline, sequence.request_id, sequence.choice_index)

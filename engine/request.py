@@ -28,6 +28,19 @@ class GenerateRequest:
     """Share of the service that its tenant gets while all ask for more than there is."""
     session_id: str = ""
     """Its client's name for a conversation; empty: none. Only placement looks at it."""
+    emitted: list[list[int] | None] = field(default_factory=list)
+    """Of each choice, the output that came from another engine, behind which it goes on; None: it
+    has ended. Empty: a request that begins."""
+
+    @property
+    def num_live_choices(self) -> int:
+        """Choices that have not ended."""
+        return self.params.n - self.emitted.count(None)
+
+    @property
+    def num_emitted_tokens(self) -> int:
+        """Output tokens that it brings along, of all choices."""
+        return sum(len(token_ids) for token_ids in self.emitted if token_ids)
 
     def later(self, elapsed_s: float) -> "GenerateRequest":
         """Return the request so many seconds on, with what is left of its deadline."""
@@ -76,6 +89,8 @@ class Request:
     tenant: str = ""
     weight: float = 1.0
     num_prompt_tokens: int = field(init=False)
+    num_resumed_tokens: int = field(init=False)
+    """Output tokens that it came with: another engine has drawn them."""
     siblings: list["Request"] = field(default_factory=list)
     """All choices of the same GenerateRequest, this one included; empty where n is 1."""
     status: RequestStatus = RequestStatus.WAITING
@@ -108,6 +123,7 @@ class Request:
         self.num_prompt_tokens = len(self.prompt_token_ids)
         if not self.token_ids:
             self.token_ids = list(self.prompt_token_ids)
+        self.num_resumed_tokens = len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -288,7 +288,8 @@ class Scheduler:
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.forget_unknown()
         self._tables.release(request)
-        self._fair_share.charge(request, OUTPUT_COST * request.num_output_tokens)
+        num_drawn_here = request.num_output_tokens - request.num_resumed_tokens
+        self._fair_share.charge(request, OUTPUT_COST * num_drawn_here)
         self._fair_share.leave(request.tenant)
         if request.num_output_tokens:
             # One that never got a turn tells nothing of how long outputs get.

@@ -202,7 +202,7 @@ def test_frontend_learns_of_a_new_engine_process_and_goes_on_with_it() -> None:
 def test_frontend_without_an_answer_for_the_grace_period_gives_its_requests_up() -> None:
     async def run() -> None:
         async with serving() as setup, relay_to(setup) as (relay, address):
-            received = await setup.frontend(address=address, grace_s=0.1)
+            received = await setup.frontend(address=address, reconnect_s=0.1)
             relay.target = "127.0.0.1:1"  # connections open and close again: not refused
             relay.cut()
             await received.wait(lambda: received.lost)
