@@ -7,6 +7,7 @@ of the group, which only names the worker class, stays light and quick to start.
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch
 from cluster.engine_description import EngineDescription
 from cluster.token_server import TokenServer
 from engine.build import build_engine
+from engine.canary import run_canary
 from engine.config import EngineConfig
 from engine.loop import EngineLoop
 from engine.parallel import TensorParallel
@@ -50,6 +52,9 @@ class Leader:
     ) -> "Leader":
         """Load the model on all ranks, open the token server on `host` and start to step."""
         engine = build_engine(config, group)
+        began_s = time.monotonic()
+        run_canary(engine.core)
+        canary_s = time.monotonic() - began_s
         io_loop = asyncio.new_event_loop()
         threading.Thread(target=io_loop.run_forever, name="token-server", daemon=True).start()
         loop = EngineLoop(
@@ -73,7 +78,7 @@ class Leader:
                 device=report.device,
                 dtype=report.dtype,
                 memory_plan=str(report.memory),
-                phase_times_s=report.phase_s,
+                phase_times_s=report.phase_s | {"canary": canary_s},
                 process_ids=[os.getpid()],
             ),
         )

@@ -79,10 +79,13 @@ class Worker:
     def ping(self) -> float:
         """Answer, which a process that is stopped or stuck in C code does not.
 
-        Returns the seconds since the last progress; 0 without work, and on ranks other than 0: no
-        step of theirs ends without them, so a collective that hangs shows there.
+        Returns the seconds by which the present step is late, 0 if it is not. Rank 0 alone knows:
+        no step of its own ends without the others, so a collective that hangs shows there.
         """
-        return 0.0 if self._leader is None else self._leader.snapshot().step_age_s
+        if self._leader is None:
+            return 0.0
+        snapshot = self._leader.snapshot()
+        return max(0.0, snapshot.step_age_s - snapshot.step_limit_s)
 
     def snapshot(self) -> EngineSnapshot:
         """Newest snapshot of the engine (rank 0)."""

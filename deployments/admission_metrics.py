@@ -8,7 +8,9 @@ from prometheus_client.registry import Collector
 
 from cluster.snapshot import AdmissionSnapshot
 
-_GAUGES: Final[tuple[tuple[str, str, Callable[[AdmissionSnapshot], float]], ...]] = (
+Reading = Callable[[AdmissionSnapshot], float]
+
+_GAUGES: Final[tuple[tuple[str, str, Reading], ...]] = (
     ("held_requests", "Requests that wait for a replica", lambda a: a.num_held_requests),
     (
         "held_tokens",
@@ -20,6 +22,13 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[AdmissionSnapshot], float]], ...]
         "Requests that this frontend has on replicas",
         lambda a: a.num_placed_requests,
     ),
+)
+
+_COUNTERS: Final[tuple[tuple[str, str, Reading], ...]] = (
+    ("refused", "Requests that waited in vain or could not", lambda a: a.num_refused),
+    ("moved", "Times a request lost its replica before its first token", lambda a: a.num_moved),
+    ("resumed", "Times a stream lost its replica and went on", lambda a: a.num_resumed),
+    ("quarantined", "Requests that two replicas died of", lambda a: a.num_quarantined),
 )
 
 
@@ -41,17 +50,17 @@ class AdmissionCollector(Collector):
             for model_name, admission in by_model.items():
                 gauge.add_metric([model_name], read(admission))
             yield gauge
-        refused = CounterMetricFamily(
-            "pageray_refused", "Requests that waited in vain or could not", labels=["model_name"]
-        )
+        for name, text, read in _COUNTERS:
+            counter = CounterMetricFamily(f"pageray_{name}", text, labels=["model_name"])
+            for model_name, admission in by_model.items():
+                counter.add_metric([model_name], read(admission))
+            yield counter
         placements = CounterMetricFamily(
             "pageray_placements",
             "Requests placed on a replica, by the reason of the choice",
             labels=["model_name", "reason"],
         )
         for model_name, admission in by_model.items():
-            refused.add_metric([model_name], admission.num_refused)
             for reason, count in admission.num_placements.items():
                 placements.add_metric([model_name, reason], count)
-        yield refused
         yield placements

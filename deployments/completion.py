@@ -4,10 +4,9 @@ Knows neither JSON nor HTTP. Closing the iterator of pieces early aborts what is
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.token_source import TokenSource
 from deployments.metrics import ModelMetrics, RequestTimer
@@ -137,15 +136,6 @@ class Completion:
             # The first choice tells what was cached before; the others share its blocks.
             num_cached_tokens=sum(choices[0].num_cached_tokens for choices in self._choices),
         )
-
-    def restarted(self) -> "Completion":
-        """The same once more, from the prompts, for a client that has seen nothing of this one."""
-        elapsed_s = time.perf_counter() - self._arrived_s
-        requests = [
-            replace(request.later(elapsed_s), request_id=f"{request.request_id}-again")
-            for request in self._requests
-        ]
-        return Completion(self._source, self._tokenizer, requests, self._metrics, self._arrived_s)
 
     async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield what the choices gain until all have ended.

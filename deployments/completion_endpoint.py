@@ -20,14 +20,12 @@ from deployments.json_body import read_json_object
 from deployments.metrics import HttpMetrics
 from deployments.served_model import ServedModel, ServedModels
 from deployments.sse import EventSender, encode_event
-from engine.errors import PageRayError, ReplicaLost
+from engine.errors import PageRayError
 
 logger = logging.getLogger("ray.serve")
 
 SESSION_HEADER = "x-session-id"
 MAX_SESSION_CHARACTERS = 256
-MAX_RESTARTS = 2
-"""Times that an answer nobody has seen yet is made again after its replica was lost."""
 
 
 class CompletionEndpoint:
@@ -80,15 +78,7 @@ def _session_id(scope: Scope) -> str:
 async def _answer(
     ask: Ask, completion: Completion, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    for num_restarts_left in range(MAX_RESTARTS, -1, -1):
-        try:
-            choices = await _collect(completion)
-            break
-        except ReplicaLost:
-            if not num_restarts_left:
-                raise
-            logger.warning("a replica was lost; the answer is made again from its prompt")
-            completion = completion.restarted()
+    choices = await _collect(completion)
     body = ask.writer.answer(choices, completion.usage)
     await Response(body, media_type=JSON)(scope, receive, send)
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.journal import Poisonous
 from engine.errors import (
     DeadlinePassed,
     InvalidRequest,
@@ -76,6 +77,7 @@ _SHAPES: Final[tuple[tuple[type[PageRayError], int, str, str | None], ...]] = (
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (ReplicaLost, 503, "server_error", "replica_lost"),
     (FrontendSilent, 503, "server_error", "frontend_silent"),
+    (Poisonous, 500, "server_error", "request_quarantined"),
     (PageRayError, 500, "server_error", "internal_error"),
 )
 

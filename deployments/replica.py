@@ -97,7 +97,13 @@ class Replica:
         await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
 
     async def _die_with_group(self) -> None:
-        reason = await self._group.wait_lost()
+        losses = [
+            asyncio.create_task(self._group.wait_lost()),
+            # Without it the engine has aborted all that runs.
+            asyncio.create_task(self._submit.wait_lost()),
+        ]
+        done, _ = await asyncio.wait(losses, return_when=asyncio.FIRST_COMPLETED)
+        reason = next(iter(done)).result()
         logger.error("%s; the group is rebuilt as one unit", reason)
         self._group.kill()
         # Serve would need three failed health checks to notice; a dead actor it sees at once.

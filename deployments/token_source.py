@@ -140,6 +140,9 @@ class ServeTokenSource:
         self, request: GenerateRequest, journal: Journal, error: ReplicaLost, attempt: Attempt
     ) -> None:
         """Note that a replica is lost; raise where no other one goes on."""
+        if attempt.replica_id is not None:
+            # Its stream may not have told yet. If it lives, its next frame says so.
+            self._board.mark_lost(attempt.replica_id)
         try:
             journal.lose(error, was_accepted=attempt.accepted_by is not None)
         except Poisonous:

@@ -20,8 +20,9 @@ from engine.output_length import OutputLengths
 from engine.request import GenerateRequest, Request
 from engine.scheduler import Scheduler
 from engine.snapshot import EngineSnapshot
+from engine.step_limit import StepLimit
 from engine.step_pipeline import StepPipeline
-from engine.step_time import StepTimeFit, work_of
+from engine.step_time import StepTimeFit
 
 _EPOCH_BYTES = 8
 _MIN_RETRY_AFTER_S = 1.0
@@ -51,7 +52,8 @@ class EngineCore:
         )
         self._step_time = step_time or StepTimeFit()
         self._scheduler = Scheduler(config, self._pool, self._step_time, OutputLengths())
-        self._pipeline = StepPipeline(executor)
+        self._step_limit = StepLimit(self._step_time)
+        self._pipeline = StepPipeline(executor, self._step_limit.begin)
         self._admission = Admission(
             config,
             max_model_len=max_model_len,
@@ -82,6 +84,16 @@ class EngineCore:
         """
         busy_since = self._busy_since
         return 0.0 if busy_since is None else max(0.0, self._clock() - busy_since)
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output."""
+        return self._admission.max_model_len
+
+    @property
+    def step_limit_s(self) -> float:
+        """Age of a step beyond which it is held to hang. May be read from any thread."""
+        return self._step_limit.seconds
 
     def add(self, request: GenerateRequest) -> None:
         """Take a request; if it raises, nothing has changed.
@@ -135,13 +147,14 @@ class EngineCore:
         if expired and not self.has_work:
             self._busy_since = None
             return StepOutput(expired, 0, 0)
-        batch, tokens = self._pipeline.step(self._scheduler)
+        batch, work, tokens = self._pipeline.step(self._scheduler)
         outputs = self._scheduler.update(batch, tokens)
         for output in outputs:
             if output.finish_reason is not None:
                 self._forget(output)
         ended = self._clock()
-        self._step_time.observe(work_of(batch), ended - started)
+        self._step_time.observe(work, ended - started)
+        self._step_limit.end(work)
         self._num_steps += 1
         self._busy_since = ended if self.has_work else None
         return StepOutput(
@@ -166,6 +179,7 @@ class EngineCore:
             num_queued_prefill_tokens=scheduler.num_queued_prefill_tokens,
             num_steps=self._num_steps,
             step_age_s=self.step_age_s,
+            step_limit_s=self.step_limit_s,
             step_time_s=self._step_time.coefficients,
             num_preemptions=counts.num_preemptions,
             num_lost_tokens=counts.num_lost_tokens,
@@ -175,7 +189,7 @@ class EngineCore:
             num_generated_tokens=counts.num_generated_tokens,
             num_cache_queried_tokens=counts.num_cache_queried_tokens,
             num_cache_hit_tokens=counts.num_cache_hit_tokens,
-            max_model_len=self._admission.max_model_len,
+            max_model_len=self.max_model_len,
             max_num_seqs=self._config.max_num_seqs,
         )
 

@@ -82,8 +82,9 @@ class EngineLoop:
         self._inbox.put(_Abort(request_id, choice_index))
 
     def snapshot(self) -> EngineSnapshot:
-        """Return the state after the last step, with the step age of this moment."""
-        return replace(self._snapshot, step_age_s=self._core.step_age_s)
+        """Return the state after the last step, with the age and limit of the present step."""
+        core = self._core
+        return replace(self._snapshot, step_age_s=core.step_age_s, step_limit_s=core.step_limit_s)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Abort what is live, shut the core down and end the thread.

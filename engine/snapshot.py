@@ -35,6 +35,8 @@ class EngineSnapshot:
     num_steps: int = 0
     step_age_s: float = 0.0
     """Seconds since the last step ended or work arrived at an idle engine; 0 when idle."""
+    step_limit_s: float = 60.0
+    """At this age a step is held to hang."""
     step_time_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Fit of a step's seconds: constant, per running sequence, per prefill token."""
     num_preemptions: int = 0

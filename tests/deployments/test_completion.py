@@ -1,7 +1,6 @@
 """Tokens to pieces of text: endings, stop strings and sources that break their word."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -99,16 +98,3 @@ def test_what_the_engine_made_after_a_stop_string_is_dropped(tokenizer: Tokenize
         ("r", 0),
     ]
     assert [p.finish_reason for p in pieces if p.finish_reason] == [FinishReason.STOP] * 2
-
-
-def test_restart_does_not_give_the_deadline_anew(tokenizer: Tokenizer) -> None:
-    request = GenerateRequest(
-        request_id="r", prompt_token_ids=[5], params=SamplingParams(), deadline_s=60.0
-    )
-    arrived_s = time.perf_counter() - 50
-    first = Completion(
-        ScriptedSource([]), tokenizer, [request], HttpMetrics({"tiny": list}).of("tiny"), arrived_s
-    )
-    (again,) = first.restarted()._requests
-    assert again.deadline_s is not None
-    assert 0 < again.deadline_s < 11
