@@ -49,8 +49,12 @@ class Leader:
         host: str,
         token: str,
         on_failure: Callable[[BaseException], None],
+        on_orphaned: Callable[[], None],
     ) -> "Leader":
-        """Load the model on all ranks, open the token server on `host` and start to step."""
+        """Load the model on all ranks, open the token server on `host` and start to step.
+
+        See `EngineLoop` and `TokenServer` for the callbacks.
+        """
         engine = build_engine(config, group)
         began_s = time.monotonic()
         run_canary(engine.core)
@@ -62,7 +66,7 @@ class Leader:
             on_step=lambda output, snapshot: server.on_step(output, snapshot),
             on_failure=on_failure,
         )
-        server = TokenServer(loop, token=token, host=host)
+        server = TokenServer(loop, token=token, host=host, on_orphaned=on_orphaned)
         address = asyncio.run_coroutine_threadsafe(server.start(), io_loop).result()
         loop.start()
         report = engine.report

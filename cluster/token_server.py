@@ -7,7 +7,7 @@ nothing of requests or tokens; `cluster.token_hub` does.
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -72,11 +72,22 @@ class TokenServer:
         token: str,
         host: str,
         limits: HubLimits | None = None,
+        on_orphaned: Callable[[], None] | None = None,
     ) -> None:
+        """Take what belongs to the engine.
+
+        Args:
+            engine: the one to serve.
+            token: what clients have to show.
+            host: to listen on.
+            limits: how patient to be.
+            on_orphaned: called when the supervisor is gone, and nobody watches the group any more.
+        """
         self._engine = engine
         self._token = token.encode()
         self._host = host
         self._limits = limits or HubLimits()
+        self._on_orphaned = on_orphaned
         self._connections: set[Connection] = set()
 
     async def start(self) -> str:
@@ -132,6 +143,8 @@ class TokenServer:
             finally:
                 self._connections.remove(connection)
                 self._hub.disconnect(connection)
+                if connection.role is Role.REPLICA and self._on_orphaned is not None:
+                    self._on_orphaned()
         if problem is not None:
             code, reason = problem
             logger.warning("closed the stream of %s: %s", context.peer(), reason)

@@ -5,6 +5,7 @@ The class is plain; `WorkerActor` is its Ray form. What a rank runs is in `clust
 process alone.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -24,6 +25,8 @@ from engine.snapshot import EngineSnapshot
 
 if TYPE_CHECKING:
     from cluster.leader import Leader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Worker:
             host=ray.util.get_node_ip_address(),
             token=spec.token,
             on_failure=self._end,
+            on_orphaned=_leave,
         )
         description = self._leader.description
         phases = {
@@ -135,6 +139,13 @@ class Worker:
     def _end(self, error: BaseException | None) -> None:
         self._failure = error
         self._ended.set()
+
+
+def _leave() -> None:
+    # A supervisor that died took this process along. This one hangs or cannot reach us: if we
+    # stayed, nobody would end what the engine has aborted now.
+    logger.error("the supervisor of this group is gone, and so are we")
+    os._exit(1)
 
 
 WorkerActor = ray.remote(Worker)

@@ -23,6 +23,7 @@ def build(args: AppArgs) -> Application:
         num_replicas=args.num_frontends,
         max_ongoing_requests=NO_LIMIT,
         health_check_period_s=1,
+        health_check_timeout_s=5,
         graceful_shutdown_timeout_s=args.drain_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(args, {model.model_name: _replicas(model, args) for model in args.models})

@@ -21,6 +21,10 @@ def serve_environment(drain_timeout_s: float) -> dict[str, str]:
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         # Every process writes its metrics out ten times a second; nobody reads them so often.
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        # A frontend that stands still gets no new clients after a second or two.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        # A replica that fails its health checks has nothing to drain: its streams are elsewhere.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
     }

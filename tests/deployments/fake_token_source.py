@@ -39,8 +39,6 @@ class FakeTokenSource:
         self.error: BaseException | None = None
         self.fail_after: int | None = None
         """Outputs before `error` is raised."""
-        self.num_failing_requests: int | None = None
-        """Requests that meet the error; None: all."""
         self.pause_after: int | None = None
         """Outputs before the source goes silent."""
         self.paused = asyncio.Event()
@@ -96,8 +94,7 @@ class FakeTokenSource:
 
     async def _interrupt(self, num_outputs: int) -> None:
         await asyncio.sleep(0)
-        fails = self.num_failing_requests is None or len(self.requests) <= self.num_failing_requests
-        if self.error is not None and fails and num_outputs == (self.fail_after or 0):
+        if self.error is not None and num_outputs == (self.fail_after or 0):
             raise self.error
         if num_outputs == self.pause_after:
             self.paused.set()

@@ -271,17 +271,6 @@ def test_error_in_the_middle_of_a_stream_is_an_event(
     assert call(app, CHAT, BODY).status == 503
 
 
-def test_answer_that_nobody_has_seen_is_made_again_after_a_lost_replica(
-    app: Starlette, source: FakeTokenSource
-) -> None:
-    source.error = ReplicaLost("Dead.", "Again.")
-    source.fail_after, source.num_failing_requests = 2, 2
-    response = call(app, CHAT, BODY)
-    assert response.status == 200
-    assert response.json()["choices"][0]["message"]["content"] == source.text
-    assert len({request.request_id for request in source.requests}) == 3
-
-
 @pytest.mark.parametrize(
     ("reason", "status"), [(FinishReason.ERROR, 500), (FinishReason.ABORT, 503)]
 )
