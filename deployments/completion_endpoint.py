@@ -14,6 +14,7 @@ from deployments.api_keys import tenant_of
 from deployments.completion import Completion, Piece
 from deployments.dialect import Ask, Dialect
 from deployments.disconnect import run_until_disconnect
+from deployments.door import Door
 from deployments.http_errors import JSON, error_body, internal_error
 from deployments.http_settings import HttpSettings
 from deployments.json_body import read_json_object
@@ -37,14 +38,20 @@ class CompletionEndpoint:
         models: ServedModels,
         settings: HttpSettings,
         metrics: HttpMetrics,
+        door: Door,
     ) -> None:
         self._models = models
         self._dialects = {model.name: dialect(model, settings) for model in models}
         self._settings = settings
         self._metrics = metrics
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
+        with self._door.enter():
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_s = time.perf_counter()
         values = await read_json_object(scope, receive, self._settings)
 

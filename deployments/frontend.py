@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from cluster.admission import Admission
 from cluster.boards import find_board
 from deployments.args import AppArgs, ModelArgs
+from deployments.door import Door
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.served_model import ServedModel
@@ -36,11 +37,18 @@ class Frontend:
         self._models = await asyncio.gather(
             *(_connect(model, args.cache_dir, replicas[model.model_name]) for model in args.models)
         )
+        self._door = Door()
         self._http_app: Starlette = build_http_app(
             self._models,
             HttpSettings.from_args(args),
             partial(_ask_frontends, args.num_frontends) if args.num_frontends > 1 else None,
+            self._door,
         )
+
+    async def close(self) -> int:
+        """Let no more requests in; return how many have not been answered in full."""
+        self._door.close()
+        return self._door.num_inside
 
     async def decisions(self, request_id: str) -> list[dict[str, Any]]:
         """Why this frontend placed a request where it did; for the other frontends."""

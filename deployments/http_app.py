@@ -16,6 +16,7 @@ from deployments.api_keys import ApiKeyMiddleware
 from deployments.chat import ChatDialect
 from deployments.completion_endpoint import CompletionEndpoint
 from deployments.dialect import Dialect
+from deployments.door import Door
 from deployments.http_errors import ErrorMiddleware, routing_error_response
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
@@ -31,24 +32,27 @@ def build_http_app(
     served: Sequence[ServedModel],
     settings: HttpSettings,
     ask_frontends: AskFrontends | None = None,
+    door: Door | None = None,
 ) -> Starlette:
     """The ASGI application. Every response has a status and a body that its client can read.
 
-    `ask_frontends` finds what other frontends know of a request.
+    `ask_frontends` finds what other frontends know of a request; `door` lets generation requests
+    in, and can be closed.
     """
+    door = door or Door()
     models = ServedModels(served)
     metrics = HttpMetrics({model.name: model.source.snapshots for model in models})
     metrics.show(AdmissionCollector({model.name: model.source.admission for model in models}))
 
     def generate(path: str, dialect: Callable[[ServedModel, HttpSettings], Dialect]) -> Route:
-        endpoint = CompletionEndpoint(dialect, models, settings, metrics)
+        endpoint = CompletionEndpoint(dialect, models, settings, metrics, door)
         return Route(path, endpoint, methods=["POST"])
 
     def count_error(status_code: int, scope: Scope) -> None:
         metrics.count_error(status_code, model_name_of(scope))
 
     listing = ModelRoutes(models)
-    status = StatusRoutes(models, settings, metrics, ask_frontends)
+    status = StatusRoutes(models, settings, metrics, door, ask_frontends)
     tokens = TokenizeRoutes(models, settings)
     routes = [
         generate("/v1/chat/completions", ChatDialect),

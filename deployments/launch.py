@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 from rich.console import Console
@@ -20,12 +21,15 @@ from rich.console import Console
 from cluster.engine_description import EngineDescription
 from deployments.app import build, num_cpus_needed
 from deployments.args import AppArgs, ModelArgs
+from deployments.frontend import NAME as FRONTEND
 from deployments.launch_options import LaunchOptions
 from engine.errors import InvalidConfig
 
 APP_NAME = "pageray"
 SERVE_LOGGER = "ray.serve"
 HTTP_TIMEOUT_S = 60.0
+DRAIN_LOOK_S = 0.2
+DRAIN_ANSWER_S = 5.0
 
 
 def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Console) -> None:
@@ -83,8 +87,26 @@ def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Ite
         console.print("Draining: streams finish, new requests are refused. Ctrl-C cuts them off.")
         with _phase(console, "drain and stop"):
             if APP_NAME in serve.status().applications:
+                _drain(args.drain_timeout_s)
                 serve.delete(APP_NAME)
             serve.shutdown()
+
+
+def _drain(timeout_s: float) -> None:
+    """Let the frontends answer what they have; Serve alone would stop the replicas beside them."""
+    deadline = time.monotonic() + timeout_s
+    frontends = serve.get_deployment_handle(FRONTEND, APP_NAME)
+    frontends._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
+    with suppress(TimeoutError, RayError, RuntimeError):  # none is left to ask
+        # A handle knows of nobody before it has led a call to somebody.
+        frontends.close.remote().result(timeout_s=DRAIN_ANSWER_S)
+        while time.monotonic() < deadline:
+            answers = frontends.broadcast("close").results(
+                timeout_s=DRAIN_ANSWER_S, return_exceptions=True
+            )
+            if not any(answer for answer in answers if isinstance(answer, int)):
+                return
+            time.sleep(DRAIN_LOOK_S)
 
 
 def _deploy(args: AppArgs) -> None:

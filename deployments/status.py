@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from deployments.door import Door
 from deployments.http_errors import JSON, FrontendSilent, UnknownRequest
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
@@ -39,6 +40,7 @@ class StatusRoutes:
         models: ServedModels,
         settings: HttpSettings,
         metrics: HttpMetrics,
+        door: Door,
         ask_frontends: AskFrontends | None = None,
     ) -> None:
         """Take what there is to tell of; `ask_frontends` finds decisions of other frontends."""
@@ -46,6 +48,7 @@ class StatusRoutes:
         self._ask_frontends = ask_frontends
         self._settings = settings
         self._metrics = metrics
+        self._door = door
 
     async def health(self, request: Request) -> Response:
         """200 when every replica makes progress; 503 with what is wrong otherwise."""
@@ -58,8 +61,8 @@ class StatusRoutes:
         return _json({"status": status, "problems": found}, 503 if found else 200)
 
     async def ready(self, request: Request) -> Response:
-        """200 when every model takes requests; one may sleep until the first comes."""
-        ready = all(model.is_ready for model in self._models)
+        """200 when every model takes requests, as one does that sleeps until the first comes."""
+        ready = self._door.is_open and all(model.is_ready for model in self._models)
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def status(self, request: Request) -> Response:
