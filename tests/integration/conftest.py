@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.model import make_model
 from tests.integration.serving import Serving
 from tests.oracle import make_checkpoint
 
@@ -37,3 +38,9 @@ def tiny_model(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(smollm2_path / name, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chaos_model(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama that gives the same tokens on every replica."""
+    return make_model(tmp_path_factory.mktemp("models") / "chaos", smollm2_path)

@@ -1,0 +1,290 @@
+"""PageRay on a Ray cluster of several hosts, and the faults that can be done to it.
+
+Started as the README says for a cluster of one's own: `ray start` on every host with the
+environment that Serve needs and a token, then the file that `pageray config` prints.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+import psutil
+
+from deployments.serve_environment import serve_environment
+from tests.chaos.hosts import Hosts
+from tests.chaos.roles import Role, listening_ports, select
+from tests.integration.serving import wait_until
+
+ROOT = Path(__file__).parents[2]
+HEAD = 1
+RAY_PORT = 6379
+HTTP_PORT = 8000
+INGRESS_PORTS = range(30000, 31001)
+"""Serve's for frontends, behind HAProxy."""
+COMMAND_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 120.0
+STATUS_TIMEOUT_S = 5.0
+HEALTH_SETTINGS = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A host that is cut off is dead after some 5 s."""
+
+
+class LiveCluster:
+    """Hosts 1 to N, the head being host 1; a context manager."""
+
+    def __init__(
+        self,
+        model: Path,
+        *options: str,
+        num_hosts: int = 2,
+        num_replicas: int = 2,
+        num_frontends: int = 1,
+        num_cpus: int | Sequence[int] = 2,
+        drain_timeout_s: float = 20.0,
+    ) -> None:
+        """Take what to serve.
+
+        Args:
+            model: folder of the model.
+            options: more options of `pageray config`.
+            num_cpus: of Ray's tokens, on each host. A replica takes 0.1 and 1 for each rank, a
+                frontend 0.5: with 2 every host has room for one of each.
+            drain_timeout_s: the application's.
+        """
+        self._options = [str(model), *options, "--replicas", str(num_replicas)]
+        self._options += ["--num-frontends", str(num_frontends)]
+        self._options += ["--drain-timeout", f"{drain_timeout_s:g}", "--port", str(HTTP_PORT)]
+        self._num_hosts = num_hosts
+        self._num_replicas = num_replicas
+        self._num_frontends = num_frontends
+        given = [num_cpus] * num_hosts if isinstance(num_cpus, int) else num_cpus
+        self._num_cpus = dict(enumerate(given, 1))
+        self._settings = {
+            **serve_environment(drain_timeout_s),
+            **HEALTH_SETTINGS,
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start Ray on every host and PageRay on Ray, and wait for all replicas."""
+        self.hosts = Hosts(self._num_hosts)
+        self._client = httpx2.Client(timeout=STATUS_TIMEOUT_S, trust_env=False)
+        try:
+            own = self.hosts.private_folder
+            self._environment = {**os.environ, **self._settings, "TMPDIR": str(own)}
+            self.start_ray([HEAD])
+            self.start_ray([host for host in self.hosts if host != HEAD])
+            self._deploy()
+            self.wait_ready(self._num_replicas)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End everything and remove the hosts."""
+        self._client.close()
+        self.hosts.close()
+
+    @property
+    def urls(self) -> list[str]:
+        """Endpoints, one on each host."""
+        return [self.url(host) for host in self.hosts]
+
+    def url(self, host: int) -> str:
+        """The endpoint on a host."""
+        return f"http://{self.hosts.address(host)}:{HTTP_PORT}"
+
+    def processes(self, role: Role | str, host: int | None = None) -> list[psutil.Process]:
+        """Processes of this cluster with a role, on one host or all."""
+        hosts = self.hosts if host is None else [host]
+        return [
+            process for each in hosts for process in select(self.hosts.processes(each), Role(role))
+        ]
+
+    def kill(self, process: psutil.Process) -> None:
+        """SIGKILL, and wait for its end."""
+        process.kill()
+        process.wait(10)
+
+    def stop_process(self, process: psutil.Process) -> None:
+        """SIGSTOP: it lives and does nothing."""
+        process.send_signal(signal.SIGSTOP)
+
+    def continue_process(self, process: psutil.Process) -> None:
+        """SIGCONT."""
+        process.send_signal(signal.SIGCONT)
+
+    def cut(self, host: int) -> None:
+        """Take a host off the net."""
+        self.hosts.cut(host)
+
+    def heal(self, host: int) -> None:
+        """Put it back. If it was taken for dead, its raylet ends itself then: see `rejoin`."""
+        self.hosts.heal(host)
+
+    def rejoin(self, host: int) -> None:
+        """Start Ray anew on a host whose raylet has died, or will because the head gave it up."""
+        self.hosts.end_processes(host)
+        self.start_ray([host])
+
+    def start_ray(self, hosts: Iterable[int]) -> None:
+        """Start Ray on hosts, the head or workers, all at once."""
+        starting: list[tuple[int, subprocess.Popen[str]]] = []
+        for host in hosts:
+            # A file, no pipe: what `ray start` leaves running would hold it open.
+            with self._ray_log(host).open("w") as log:
+                process = self.hosts.start(
+                    host, self._ray_command(host), self._environment, stdout=log, stderr=log
+                )
+            starting.append((host, process))
+        for host, process in starting:
+            assert process.wait(COMMAND_TIMEOUT_S) == 0, self._ray_log(host).read_text()
+
+    def wait_ready(self, num_replicas: int, hosts: Iterable[int] | None = None) -> float:
+        """Wait until every frontend has so many replicas, and these hosts' endpoints (all unless
+        given) answer; return the seconds it took."""
+        wanted = list(self.hosts if hosts is None else hosts)
+
+        def is_ready() -> bool:
+            seen = self.status()
+            return (
+                len(seen) == self._num_frontends
+                and all(_num_connected(status) == num_replicas for status in seen)
+                and all(self._is_open(host) for host in wanted)
+            )
+
+        try:
+            return wait_until(is_ready, READY_TIMEOUT_S, f"{num_replicas} replicas")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.controller_log()[-4000:]}") from error
+
+    def status(self) -> list[dict[str, Any]]:
+        """What /status of every frontend says that can be reached."""
+        found = []
+        for url in self.frontend_urls():
+            with suppress(httpx2.TransportError):
+                response = self._client.get(f"{url}/status")
+                if response.is_success:
+                    found.append(response.json())
+        return found
+
+    def frontend_urls(self) -> list[str]:
+        """Each frontend's own address, past HAProxy."""
+        return [
+            f"http://{self.hosts.address(host)}:{port}"
+            for host in self.hosts
+            for frontend in self.processes(Role.FRONTEND, host)
+            for port in listening_ports(frontend)
+            if port in INGRESS_PORTS
+        ]
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """What each frontend says of each replica that it is connected to."""
+        return [replica for status in self.status() for replica in _connected(status)]
+
+    def num_used_blocks(self) -> int:
+        """Blocks held by requests, added up over replicas and frontends: 0 when all are free."""
+        return sum(
+            replica["num_blocks"] - replica["num_free_blocks"] - replica["num_evictable_blocks"]
+            for replica in self.replicas()
+        )
+
+    def num_requests(self) -> int:
+        """Sequences that run or wait, added up over replicas and frontends."""
+        return sum(replica["num_running"] + replica["num_waiting"] for replica in self.replicas())
+
+    def num_placed_requests(self) -> int:
+        """Entries in the ledgers of all frontends."""
+        return self._sum_of_admission("num_placed_requests")
+
+    def num_held_requests(self) -> int:
+        """Requests that wait in frontends for a replica."""
+        return self._sum_of_admission("num_held_requests")
+
+    def is_idle(self) -> bool:
+        """Whether every frontend answers, and no block, request or ledger entry is left."""
+        counts: tuple[Callable[[], int], ...] = (
+            self.num_held_requests,
+            self.num_placed_requests,
+            self.num_requests,
+            self.num_used_blocks,
+        )
+        return len(self.status()) == self._num_frontends and not any(count() for count in counts)
+
+    def controller_log(self) -> str:
+        """What Serve's controllers have logged, and the building of the application."""
+        logs = [
+            path
+            for host in self.hosts
+            for path in self.hosts.folder_of(host).glob("ray/session_2*/logs/serve/controller_*")
+        ]
+        return "\n".join(path.read_text() for path in logs)
+
+    def run(self, host: int, *command: str) -> str:
+        """Run a program of this Python's on a host, in the cluster's environment."""
+        program = str(Path(sys.executable).with_name(command[0]))
+        return self.hosts.run(host, [program, *command[1:]], self._environment, COMMAND_TIMEOUT_S)
+
+    def _sum_of_admission(self, field: str) -> int:
+        return sum(
+            model["admission"][field] for status in self.status() for model in status["models"]
+        )
+
+    def _ray_command(self, host: int) -> list[str]:
+        command = [str(Path(sys.executable).with_name("ray")), "start"]
+        command += [f"--node-ip-address={self.hosts.address(host)}"]
+        command += [f"--num-cpus={self._num_cpus[host]}", "--labels", f"host=host-{host}"]
+        command += ["--include-log-monitor=false"]  # it forwards logs to drivers; there is none
+        if host != HEAD:
+            return [*command, f"--address={self._ray_address}"]
+        return [*command, "--head", f"--port={RAY_PORT}", "--include-dashboard=false"]
+
+    def _deploy(self) -> None:
+        file = self.hosts.folder / "app.yaml"  # seen by all hosts
+        file.write_text(self.run(HEAD, "python", "-m", "deployments.cli", "config", *self._options))
+        self.run(HEAD, "serve", "run", "--non-blocking", "--address", self._ray_address, str(file))
+
+    @property
+    def _ray_address(self) -> str:
+        return f"{self.hosts.address(HEAD)}:{RAY_PORT}"
+
+    def _ray_log(self, host: int) -> Path:
+        return self.hosts.folder_of(host) / "ray-start.log"
+
+    def _is_open(self, host: int) -> bool:
+        try:
+            return self._client.get(f"{self.url(host)}/ready").is_success
+        except httpx2.TransportError:
+            return False
+
+
+def _connected(status: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        replica
+        for model in status["models"]
+        for replica in model["replicas"]
+        if replica["connected"]
+    ]
+
+
+def _num_connected(status: dict[str, Any]) -> int:
+    return len(_connected(status))
