@@ -1,0 +1,39 @@
+"""What a chaos run needs of a cluster, on one machine or on several hosts."""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import psutil
+
+from tests.chaos.schedule import FaultKind
+
+
+class Cluster(Protocol):
+    """A running service. All of this may be called from any thread."""
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """Where clients may go."""
+
+    @property
+    def model(self) -> str:
+        """What requests call the model."""
+
+    @property
+    def kinds(self) -> Collection[FaultKind]:
+        """What can be done to it."""
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """Those of a role: rank, replica, frontend, proxy, controller, raylet."""
+
+    def is_whole(self) -> bool:
+        """Whether all replicas and frontends are there and serve."""
+
+    def isolate_host(self, lot: float, kind: FaultKind) -> str:
+        """Cut a host off, or let it leave; tell which."""
+
+    def restore_hosts(self) -> None:
+        """Undo it."""
+
+    def stop(self) -> None:
+        """End everything; AssertionError if something is left."""

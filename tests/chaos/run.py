@@ -1,0 +1,153 @@
+"""One chaos run: the undisturbed answers, then load and faults together, then the books."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.answer import Answer
+from tests.chaos.cluster import Cluster
+from tests.chaos.http_client import Cut, get_json
+from tests.chaos.load import Load, undisturbed
+from tests.chaos.requests import mix
+from tests.chaos.schedule import Fault, FaultKind, schedule
+from tests.chaos.strike import Blow, NoVictim, strike
+from tests.chaos.tally import Leaks, Tally
+
+MEND_TIMEOUT_S = 90.0
+"""For a cluster to become whole again."""
+IDLE_TIMEOUT_S = 20.0
+"""For the books to be empty once the last answer has ended."""
+LAST_ANSWER_TIMEOUT_S = 150.0
+NUM_LOOKS = 12
+"""At the books, for whichever frontend answers: each has to be seen."""
+POLL_S = 0.2
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does; a pure function of the seed, but for time."""
+
+    seed: int
+    duration_s: float = float("inf")
+    """Of load and faults together: no fault begins later."""
+    max_faults: int | None = None
+    num_distinct: int = 48
+    """Requests in the mix."""
+    num_clients: int = 12
+    rate: float | None = None
+    """Requests a second in an open loop in place of the clients."""
+    kinds: Collection[FaultKind] | None = None
+    """None: all that the cluster knows."""
+
+
+@dataclass(slots=True)
+class ChaosRun:
+    """One run on a cluster that is whole."""
+
+    cluster: Cluster
+    plan: Plan
+    report: Report
+    blows: list[Blow] = field(default_factory=list)
+
+    async def run(self) -> Tally:
+        """Do it all; the tally tells what came of it."""
+        plan, urls = self.plan, self.cluster.urls
+        requests = mix(plan.seed, plan.num_distinct, self.cluster.model)
+        began_s = time.monotonic()
+        expected = await undisturbed(urls[0], requests)
+        self.report(
+            f"{len(requests)} requests, undisturbed: {time.monotonic() - began_s:.1f} s for all"
+        )
+        load = Load(urls, requests, expected, seed=plan.seed, is_disturbed=self._is_disturbed)
+        task = asyncio.create_task(
+            load.run_closed(plan.num_clients) if plan.rate is None else load.run_open(plan.rate)
+        )
+        problem = await self._strike_until_over(load)
+        load.finish()
+        await asyncio.wait_for(task, LAST_ANSWER_TIMEOUT_S)
+        tally = Tally(load.outcomes, self.blows)
+        for blow in self.blows:
+            self.report(tally.blow_line(blow))
+        for failure in tally.failures():
+            self.report(failure)
+        return Tally(load.outcomes, self.blows, await self._leaks(problem))
+
+    async def _strike_until_over(self, load: Load) -> str:
+        """Return why it ended early, if it did."""
+        kinds = self.plan.kinds or self.cluster.kinds
+        ends_s = time.monotonic() + self.plan.duration_s
+        for fault in schedule(self.plan.seed, kinds):
+            await asyncio.sleep(fault.pause_s)
+            if time.monotonic() > ends_s or len(self.blows) == self.plan.max_faults:
+                return ""
+            try:
+                await self._strike(fault, load)
+            except TimeoutError:
+                return f"not whole within {MEND_TIMEOUT_S:g} s of {fault.kind.value}"
+        raise AssertionError("schedules have no end")
+
+    async def _strike(self, fault: Fault, load: Load) -> None:
+        num_open = load.num_open
+        # Seen while it lasts: an answer may end before the fault does.
+        ongoing = Blow(fault, "under way", time.monotonic())
+        self.blows.append(ongoing)
+        try:
+            blow = await asyncio.to_thread(strike, fault, self.cluster)
+        except NoVictim as error:
+            self.blows.remove(ongoing)
+            self.report(f"{fault.kind.value}: {error}")
+            return
+        self.blows[-1] = blow
+        async with asyncio.timeout(MEND_TIMEOUT_S):
+            while not await asyncio.to_thread(self.cluster.is_whole):  # noqa: ASYNC110  it tells nobody
+                await asyncio.sleep(POLL_S)
+        blow.mended_s = time.monotonic()
+        self.report(
+            f"fault {len(self.blows)}: {blow.kind.value} ({blow.victim}), {num_open} requests "
+            f"open, whole after {blow.mended_s - blow.struck_s:.1f} s; {len(load.outcomes)} answers"
+        )
+
+    def _is_disturbed(self, answer: Answer) -> bool:
+        return any(answer.started_s < blow.struck_s < answer.ended_s for blow in self.blows)
+
+    async def _leaks(self, problem: str) -> Leaks:
+        """What is left, after some time for the last to go."""
+        ends_s = time.monotonic() + IDLE_TIMEOUT_S
+        while True:
+            try:
+                leaks = await self._books(problem)
+            except (Cut, OSError, LookupError) as error:
+                leaks = Leaks(problem=f"{problem} no status: {error}")
+            if not leaks or time.monotonic() > ends_s:
+                return leaks
+            await asyncio.sleep(POLL_S)
+
+    async def _books(self, problem: str) -> Leaks:
+        """The most that any of the frontends sees."""
+        urls = self.cluster.urls
+        statuses = [
+            model
+            for look in range(NUM_LOOKS)
+            for model in (await get_json(urls[look % len(urls)], "/status"))["models"]
+        ]
+        return Leaks(
+            num_used_blocks=max(sum(map(_num_used_blocks, s["replicas"])) for s in statuses),
+            num_requests=max(map(_num_requests, statuses)),
+            num_placed_requests=max(s["admission"]["num_placed_requests"] for s in statuses),
+            problem=problem,
+        )
+
+
+def _num_used_blocks(replica: dict[str, Any]) -> int:
+    names = ("num_blocks", "num_free_blocks", "num_evictable_blocks")
+    num_blocks, num_free, num_evictable = (int(replica[name]) for name in names)
+    return num_blocks - num_free - num_evictable
+
+
+def _num_requests(status: dict[str, Any]) -> int:
+    at_replicas = sum(int(r["num_running"]) + int(r["num_waiting"]) for r in status["replicas"])
+    return at_replicas + int(status["admission"]["num_held_requests"])

@@ -1,0 +1,90 @@
+"""What goes wrong in a run, and when: a pure function of the seed.
+
+Knows the kinds of fault and not how they are done. Each waits until the cluster is whole again
+after the one before, so that a replica always lives.
+"""
+
+import random
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 3.0
+"""On the whole cluster, so that requests run everywhere again."""
+
+
+class FaultKind(StrEnum):
+    """What is done to whom."""
+
+    KILL_RANK = "kill rank"
+    STOP_RANK = "stop rank"
+    KILL_REPLICA = "kill replica"
+    STOP_REPLICA = "stop replica"
+    KILL_FRONTEND = "kill frontend"
+    STOP_FRONTEND = "stop frontend"
+    KILL_PROXY = "kill proxy"
+    KILL_CONTROLLER = "kill controller"
+    KILL_RAYLET = "kill raylet"
+    CUT_HOST = "cut host"
+    LEAVE_HOST = "host leaves"
+
+    @property
+    def role(self) -> str:
+        """What kind of process it is done to; empty: to a host."""
+        verb, _, role = self.value.partition(" ")
+        return role if verb in {"kill", "stop"} else ""
+
+    @property
+    def excuses_clients(self) -> bool:
+        """Whether clients may lose the very frontend, or the way to it, that they talk to."""
+        return self in _EXCUSING
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it goes on for some time and is then undone."""
+        return self in _LASTING
+
+
+_EXCUSING = {
+    FaultKind.KILL_FRONTEND,
+    FaultKind.KILL_PROXY,
+    FaultKind.KILL_RAYLET,
+    FaultKind.CUT_HOST,
+    FaultKind.LEAVE_HOST,
+}
+_LASTING = {
+    FaultKind.STOP_RANK: (2.0, 15.0),
+    FaultKind.STOP_REPLICA: (2.0, 8.0),
+    FaultKind.STOP_FRONTEND: (0.5, 3.0),
+    FaultKind.CUT_HOST: (1.0, 20.0),
+    FaultKind.LEAVE_HOST: (2.0, 10.0),
+}
+"""From a hiccup that nobody has to notice, to well beyond the time after which one is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    kind: FaultKind
+    pause_s: float
+    """Before it, from when the cluster is whole."""
+    lot: float
+    """In [0, 1): which of those that it can be done to."""
+    duration_s: float = 0.0
+    """Until it is undone, where it lasts."""
+
+
+def schedule(seed: int, kinds: Collection[FaultKind]) -> Iterator[Fault]:
+    """Yield faults without end; every kind comes once before any comes again."""
+    draw = random.Random(f"faults {seed}")
+    while True:
+        round_of_kinds = sorted(kinds)
+        draw.shuffle(round_of_kinds)
+        for kind in round_of_kinds:
+            yield Fault(
+                kind,
+                pause_s=draw.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S),
+                lot=draw.random(),
+                duration_s=draw.uniform(*_LASTING[kind]) if kind.lasts else 0.0,
+            )
