@@ -1,6 +1,7 @@
 """A cluster on one machine: `pageray serve` with replicas of a tiny model."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import httpx2
 import psutil
 
 from tests.chaos.schedule import FaultKind
-from tests.integration.serving import Serving
+from tests.integration.serving import START_TIMEOUT_S, Serving, wait_until
 from tests.oracle import make_checkpoint
 
 MODEL = "tiny"
@@ -20,6 +21,7 @@ _TITLES = {
     "frontend": "ray::ServeReplica:pageray:Frontend",
     "controller": "ray::ServeController",
 }
+NUM_QUIET_LOOKS, LOOK_PERIOD_S = 3, 0.5
 FRESH_S = 2.0
 """Age of the report of a replica that is well."""
 
@@ -73,7 +75,10 @@ class LocalCluster:
     def wait_ready(self) -> None:
         """Wait until it is whole for the first time."""
         self._serving.wait_ready()
-        self._serving.wait_replicas(self._num_replicas)
+        # HAProxy starts anew with every deployment that comes up, and knows no path meanwhile.
+        for _ in range(NUM_QUIET_LOOKS):
+            wait_until(self.is_whole, START_TIMEOUT_S, "whole")
+            time.sleep(LOOK_PERIOD_S)
 
     @property
     def urls(self) -> Sequence[str]:

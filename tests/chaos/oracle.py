@@ -161,6 +161,10 @@ def _valid(answer: Answer) -> Judgement | None:
         [reason] = choice.finish_reasons
         if reason not in {"stop", "length"}:
             return Judgement(Verdict.WRONG, f"choice {index} ended with {reason!r}")
+        if request.has_logprobs and len(choice.logprobs) > request.max_tokens:
+            return Judgement(
+                Verdict.DUPLICATED, f"choice {index} has {len(choice.logprobs)} tokens"
+            )
         if (
             request.has_logprobs
             and reason == "length"
@@ -169,10 +173,6 @@ def _valid(answer: Answer) -> Judgement | None:
             return Judgement(
                 Verdict.WRONG,
                 f"choice {index} has {len(choice.logprobs)} tokens of {request.max_tokens}",
-            )
-        if request.has_logprobs and len(choice.logprobs) > request.max_tokens:
-            return Judgement(
-                Verdict.DUPLICATED, f"choice {index} has {len(choice.logprobs)} tokens"
             )
     num_tokens = sum(len(choice.logprobs) for choice in answer.choices.values())
     for _, completion_tokens, _ in _usage(answer):
