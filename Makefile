@@ -8,6 +8,9 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # Arguments for `make serve`, `make test` and the benchmarks, e.g. make serve ARGS="--port 8080".
 ARGS ?=
+# Of `make chaos`.
+SEED ?= 1
+MINUTES ?= 5
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -16,7 +19,7 @@ STAMP := .venv/.installed
 TRITONS := $(if $(filter Linux,$(shell uname -s)),$(shell cat tests/triton/versions.txt))
 TRITON_STAMPS := $(TRITONS:%=.venv/tritons/%/.installed)
 
-.PHONY: help setup serve test test-gpu check bench bench-gpu experiment clean
+.PHONY: help setup serve test test-gpu check bench bench-gpu experiment chaos clean
 
 help:
 	@echo 'make setup    make .venv with everything that serving and testing need'
@@ -27,6 +30,7 @@ help:
 	@echo 'make test-gpu  the kernels and the engine on a CUDA device, with the Python at hand: no setup'
 	@echo 'make bench-gpu  what they reach of what the device can do: make bench-gpu ARGS="--only attention Qwen3"'
 	@echo 'make experiment  paging against a full reservation and contiguous slots'
+	@echo 'make chaos    faults on a live cluster, none of which a client may see: make chaos SEED=7 MINUTES=10'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 
 setup: $(STAMP)
@@ -76,6 +80,10 @@ bench-gpu:
 experiment: setup
 	$(BIN)/pageray pull smollm2
 	$(BIN)/python -m tests.benchmarks.experiment $(ARGS)
+
+chaos: setup
+	$(BIN)/pageray pull smollm2
+	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

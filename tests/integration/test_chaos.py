@@ -1,0 +1,38 @@
+"""A short chaos run: ranks and supervisors die and hang, and no client sees it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.local_cluster import LocalCluster, make_model
+from tests.chaos.run import ChaosRun, Plan
+from tests.chaos.schedule import FaultKind
+from tests.chaos.tally import Fate
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PLAN = Plan(
+    seed=8,
+    max_faults=3,
+    num_distinct=12,
+    num_clients=10,
+    kinds=(FaultKind.KILL_RANK, FaultKind.KILL_REPLICA, FaultKind.STOP_RANK),
+)
+
+
+def test_no_client_sees_that_ranks_and_replicas_die_and_hang(
+    smollm2_path: Path, tmp_path: Path
+) -> None:
+    cluster = LocalCluster(make_model(tmp_path / "tiny", smollm2_path), tmp_path / "log")
+    told: list[str] = []
+    try:
+        cluster.wait_ready()
+        tally = asyncio.run(ChaosRun(cluster, PLAN, told.append).run())
+    finally:
+        cluster.stop()
+    story = "\n".join([*told, tally.line()])
+    assert tally.is_clean, story
+    assert {blow.kind for blow in tally.blows} == set(PLAN.kinds or ()), story
+    assert tally.fates[Fate.EXCUSED] == 0, story
+    assert any((outcome.num_attempts or 1) > 1 for outcome in tally.outcomes), story
