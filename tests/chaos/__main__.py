@@ -16,7 +16,10 @@ from pathlib import Path
 
 from deployments.cli import default_cache_dir
 from engine.model_store import DEFAULT_MODEL, resolve_model
-from tests.chaos.local_cluster import LocalCluster, make_model
+from tests.chaos.hosts import can_make_hosts
+from tests.chaos.hosts_cluster import HostsCluster
+from tests.chaos.local_cluster import LocalCluster
+from tests.chaos.model import make_model
 from tests.chaos.run import ChaosRun, Plan
 from tests.chaos.schedule import FaultKind
 
@@ -27,7 +30,7 @@ def main() -> int:
     """Run; return the exit code."""
     options = _parse()
     _report(f"seed {options.seed}")
-    tokenizer_from = resolve_model(
+    tokenizer_folder = resolve_model(
         DEFAULT_MODEL,
         cache_dir=default_cache_dir(os.environ),
         report=lambda *_: None,
@@ -41,18 +44,20 @@ def main() -> int:
         kinds=[_KINDS[name] for name in options.kinds] if options.kinds else None,
     )
     with tempfile.TemporaryDirectory(prefix="pr-", dir="/tmp") as folder:
-        model = make_model(Path(folder) / "tiny", tokenizer_from)
+        model = make_model(Path(folder) / "tiny", tokenizer_folder)
         log = options.log or Path(folder) / "log"
-        cluster = LocalCluster(
-            model, log, num_replicas=options.replicas, num_frontends=options.frontends
-        )
-        try:
-            cluster.wait_ready()
+        with _cluster(options, model, log) as cluster:
             tally = asyncio.run(ChaosRun(cluster, plan, _report).run())
-        finally:
-            cluster.stop()
     _report(tally.line())
     return 0 if tally.is_clean else 1
+
+
+def _cluster(options: argparse.Namespace, model: Path, log: Path) -> LocalCluster | HostsCluster:
+    if options.local or not can_make_hosts():
+        return LocalCluster(
+            model, log, num_replicas=options.replicas, num_frontends=options.frontends
+        )
+    return HostsCluster(model, num_hosts=options.hosts)
 
 
 def _parse() -> argparse.Namespace:
@@ -62,11 +67,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--clients", "--streams", type=int, default=12)
     parser.add_argument("--rate", type=float, help="requests a second, in place of clients")
     parser.add_argument("--distinct", type=int, default=48, help="requests in the mix")
-    parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--frontends", type=int, default=2)
+    parser.add_argument("--hosts", type=int, default=2, help="each with a replica and a frontend")
+    parser.add_argument("--local", action="store_true", help="one machine in place of hosts")
+    parser.add_argument("--replicas", type=int, default=2, help="with --local")
+    parser.add_argument("--frontends", type=int, default=2, help="with --local")
     parser.add_argument("--kinds", nargs="+", choices=sorted(_KINDS), help="of faults; all of them")
-    parser.add_argument("--log", type=Path, help="where the service's log goes")
-    parser.add_argument("--local", action="store_true", help="one machine in place of two hosts")
+    parser.add_argument("--log", type=Path, help="where the log of a --local service goes")
     return parser.parse_args()
 
 

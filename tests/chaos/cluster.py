@@ -5,6 +5,7 @@ from typing import Protocol
 
 import psutil
 
+from tests.chaos.books import Status
 from tests.chaos.schedule import FaultKind
 
 
@@ -16,24 +17,24 @@ class Cluster(Protocol):
         """Where clients may go."""
 
     @property
-    def model(self) -> str:
-        """What requests call the model."""
+    def num_frontends(self) -> int:
+        """Frontends of the whole cluster."""
 
     @property
     def kinds(self) -> Collection[FaultKind]:
         """What can be done to it."""
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """Those of a role: rank, replica, frontend, proxy, controller, raylet."""
+        """Those with a role of tests/chaos/roles.py."""
+
+    def statuses(self) -> list[Status]:
+        """What /status of every frontend says that answers."""
 
     def is_whole(self) -> bool:
-        """Whether all replicas and frontends are there and serve."""
+        """Whether all replicas and frontends are there and serve; brings back who left."""
 
     def isolate_host(self, lot: float, kind: FaultKind) -> str:
         """Cut a host off, or let it leave; tell which."""
 
     def restore_hosts(self) -> None:
         """Undo it."""
-
-    def stop(self) -> None:
-        """End everything; AssertionError if something is left."""

@@ -19,6 +19,7 @@ from tests.chaos.requests import ChaosRequest
 ANSWER_TIMEOUT_S = 120.0
 """After that a client takes its answer for lost."""
 WHY_TIMEOUT_S = 5.0
+RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Load:
             num_attempts = await _num_attempts(url, answer.id)
         self.outcomes.append(Outcome(answer, judgement, url, num_attempts))
         if answer.cut:
-            await asyncio.sleep(0.2)  # nobody is there at the moment
+            await asyncio.sleep(RETRY_S)  # nobody is there at the moment
 
 
 async def _num_attempts(url: str, answer_id: str) -> int | None:

@@ -1,52 +1,29 @@
 """A cluster on one machine: `pageray serve` with replicas of a tiny model."""
 
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import httpx2
 import psutil
 
+from tests.chaos.books import Status, are_well
+from tests.chaos.live_cluster import INGRESS_PORTS
+from tests.chaos.model import MODEL_OPTIONS
+from tests.chaos.roles import Role, listening_ports, select
 from tests.chaos.schedule import FaultKind
 from tests.integration.serving import START_TIMEOUT_S, Serving, wait_until
-from tests.oracle import make_checkpoint
 
-MODEL = "tiny"
-NUM_KV_BYTES = "8MiB"
-_TITLES = {
-    "rank": "ray::Worker",
-    "replica": f"ray::ServeReplica:pageray:Replica-{MODEL}",
-    "frontend": "ray::ServeReplica:pageray:Frontend",
-    "controller": "ray::ServeController",
-}
+STATUS_TIMEOUT_S = 5.0
 NUM_QUIET_LOOKS, LOOK_PERIOD_S = 3, 0.5
-FRESH_S = 2.0
-"""Age of the report of a replica that is well."""
-
-
-def make_model(folder: Path, tokenizer_from: Path) -> Path:
-    """Save a small random Llama that runs deterministically on CPU; return its folder."""
-    make_checkpoint(
-        folder,
-        "llama",
-        vocab_size=49152,
-        hidden_size=64,
-        intermediate_size=128,
-        num_attention_heads=4,
-        max_position_embeddings=2048,
-        eos_token_id=2,
-    )
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer_from / name, folder)
-    return folder
 
 
 class LocalCluster:
-    """See Cluster. A raylet dies with its machine, so none is killed here."""
+    """See Cluster; a context manager. A raylet dies with its machine, so none is killed here."""
 
-    model = MODEL
     kinds = (
         FaultKind.KILL_RANK,
         FaultKind.STOP_RANK,
@@ -54,7 +31,7 @@ class LocalCluster:
         FaultKind.STOP_REPLICA,
         FaultKind.KILL_FRONTEND,
         FaultKind.STOP_FRONTEND,
-        FaultKind.KILL_PROXY,
+        FaultKind.KILL_HAPROXY,
         FaultKind.KILL_CONTROLLER,
     )
 
@@ -62,23 +39,33 @@ class LocalCluster:
         self, model: Path, log: Path, *, num_replicas: int = 2, num_frontends: int = 2
     ) -> None:
         self._num_replicas = num_replicas
-        self._num_frontends = num_frontends
+        self.num_frontends = num_frontends
         self._serving = Serving(
             model,
-            *("--served-model-name", MODEL, "--replicas", str(num_replicas)),
-            *("--num-frontends", str(num_frontends), "--num-threads", "1"),
-            *("--kv-cache-memory", NUM_KV_BYTES, "--dtype", "float32", "--deterministic"),
+            *MODEL_OPTIONS,
+            *("--replicas", str(num_replicas), "--num-frontends", str(num_frontends)),
             log=log,
         )
-        self.log = log
 
-    def wait_ready(self) -> None:
-        """Wait until it is whole for the first time."""
-        self._serving.wait_ready()
-        # HAProxy starts anew with every deployment that comes up, and knows no path meanwhile.
-        for _ in range(NUM_QUIET_LOOKS):
-            wait_until(self.is_whole, START_TIMEOUT_S, "whole")
-            time.sleep(LOOK_PERIOD_S)
+    def __enter__(self) -> Self:
+        try:
+            self._serving.wait_ready()
+            # HAProxy starts anew with every deployment that comes up, and knows no path meanwhile.
+            for _ in range(NUM_QUIET_LOOKS):
+                wait_until(self.is_whole, START_TIMEOUT_S, "whole")
+                time.sleep(LOOK_PERIOD_S)
+        except BaseException:
+            self._serving.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._serving.stop()
 
     @property
     def urls(self) -> Sequence[str]:
@@ -87,38 +74,25 @@ class LocalCluster:
 
     def processes(self, role: str) -> list[psutil.Process]:
         """See Cluster."""
-        if role == "proxy":
-            return [p for p in self._serving.processes() if _name(p) == "haproxy"]
-        return self._serving.titled(_TITLES[role])
+        return select(self._serving.processes(), Role(role))
+
+    def statuses(self) -> list[Status]:
+        """See Cluster."""
+        found = []
+        with httpx2.Client(timeout=STATUS_TIMEOUT_S, trust_env=False) as client:
+            for frontend in self.processes(Role.FRONTEND):
+                for port in listening_ports(frontend) & set(INGRESS_PORTS):
+                    with suppress(httpx2.HTTPError):
+                        response = client.get(f"http://127.0.0.1:{port}/status")
+                        found.append(response.raise_for_status().json())
+        return found
 
     def is_whole(self) -> bool:
         """See Cluster."""
-        if (
-            len(self.processes("replica")) != self._num_replicas
-            or len(self.processes("rank")) != self._num_replicas
-            or len(self.processes("frontend")) != self._num_frontends
-        ):
-            return False
-        try:
-            # Whichever frontend answers: each has to know.
-            return all(map(self._are_all_well, (self._status() for _ in range(4))))
-        except (httpx2.HTTPError, LookupError):
-            return False
-
-    def _status(self) -> dict[str, Any]:
-        # A connection each, for another frontend each.
-        with httpx2.Client(base_url=self._serving.url, timeout=5) as client:
-            response = client.get("/status")
-            response.raise_for_status()
-            [model] = response.json()["models"]
-            found: dict[str, Any] = model
-            return found
-
-    def _are_all_well(self, status: dict[str, Any]) -> bool:
-        replicas = status["replicas"]
-        return len(replicas) == self._num_replicas and all(
-            replica["connected"] and replica["state"] == "serving" and replica["age_s"] < FRESH_S
-            for replica in replicas
+        started = self._serving.processes()
+        counts = {role: len(select(started, role)) for role in (Role.REPLICA, Role.RANK)}
+        return set(counts.values()) == {self._num_replicas} and are_well(
+            self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
         )
 
     def isolate_host(self, lot: float, kind: FaultKind) -> str:
@@ -128,14 +102,3 @@ class LocalCluster:
     def restore_hosts(self) -> None:
         """There is one host alone."""
         raise NotImplementedError
-
-    def stop(self) -> None:
-        """See Cluster."""
-        self._serving.stop()
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""

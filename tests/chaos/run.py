@@ -4,24 +4,22 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.chaos.answer import Answer
+from tests.chaos.books import Leaks, leaks
 from tests.chaos.cluster import Cluster
-from tests.chaos.http_client import Cut, get_json
 from tests.chaos.load import Load, undisturbed
+from tests.chaos.model import MODEL_NAME
 from tests.chaos.requests import mix
 from tests.chaos.schedule import Fault, FaultKind, schedule
 from tests.chaos.strike import Blow, NoVictim, strike
-from tests.chaos.tally import Leaks, Tally
+from tests.chaos.tally import Tally
 
 MEND_TIMEOUT_S = 90.0
 """For a cluster to become whole again."""
 IDLE_TIMEOUT_S = 20.0
 """For the books to be empty once the last answer has ended."""
 LAST_ANSWER_TIMEOUT_S = 150.0
-NUM_LOOKS = 12
-"""At the books, for whichever frontend answers: each has to be seen."""
 POLL_S = 0.2
 
 Report = Callable[[str], None]
@@ -56,7 +54,7 @@ class ChaosRun:
     async def run(self) -> Tally:
         """Do it all; the tally tells what came of it."""
         plan, urls = self.plan, self.cluster.urls
-        requests = mix(plan.seed, plan.num_distinct, self.cluster.model)
+        requests = mix(plan.seed, plan.num_distinct, MODEL_NAME)
         began_s = time.monotonic()
         expected = await undisturbed(urls[0], requests)
         self.report(
@@ -118,36 +116,8 @@ class ChaosRun:
         """What is left, after some time for the last to go."""
         ends_s = time.monotonic() + IDLE_TIMEOUT_S
         while True:
-            try:
-                leaks = await self._books(problem)
-            except (Cut, OSError, LookupError) as error:
-                leaks = Leaks(problem=f"{problem} no status: {error}")
-            if not leaks or time.monotonic() > ends_s:
-                return leaks
+            statuses = await asyncio.to_thread(self.cluster.statuses)
+            found = leaks(statuses, num_frontends=self.cluster.num_frontends, problem=problem)
+            if not found or time.monotonic() > ends_s:
+                return found
             await asyncio.sleep(POLL_S)
-
-    async def _books(self, problem: str) -> Leaks:
-        """The most that any of the frontends sees."""
-        urls = self.cluster.urls
-        statuses = [
-            model
-            for look in range(NUM_LOOKS)
-            for model in (await get_json(urls[look % len(urls)], "/status"))["models"]
-        ]
-        return Leaks(
-            num_used_blocks=max(sum(map(_num_used_blocks, s["replicas"])) for s in statuses),
-            num_requests=max(map(_num_requests, statuses)),
-            num_placed_requests=max(s["admission"]["num_placed_requests"] for s in statuses),
-            problem=problem,
-        )
-
-
-def _num_used_blocks(replica: dict[str, Any]) -> int:
-    names = ("num_blocks", "num_free_blocks", "num_evictable_blocks")
-    num_blocks, num_free, num_evictable = (int(replica[name]) for name in names)
-    return num_blocks - num_free - num_evictable
-
-
-def _num_requests(status: dict[str, Any]) -> int:
-    at_replicas = sum(int(r["num_running"]) + int(r["num_waiting"]) for r in status["replicas"])
-    return at_replicas + int(status["admission"]["num_held_requests"])

@@ -22,11 +22,11 @@ class FaultKind(StrEnum):
     STOP_REPLICA = "stop replica"
     KILL_FRONTEND = "kill frontend"
     STOP_FRONTEND = "stop frontend"
-    KILL_PROXY = "kill proxy"
+    KILL_HAPROXY = "kill haproxy"
     KILL_CONTROLLER = "kill controller"
-    KILL_RAYLET = "kill raylet"
-    CUT_HOST = "cut host"
-    LEAVE_HOST = "host leaves"
+    KILL_RAYLET = "host loses its raylet"
+    CUT_HOST = "host is cut off"
+    LEAVE_HOST = "host dies"
 
     @property
     def role(self) -> str:
@@ -47,7 +47,7 @@ class FaultKind(StrEnum):
 
 _EXCUSING = {
     FaultKind.KILL_FRONTEND,
-    FaultKind.KILL_PROXY,
+    FaultKind.KILL_HAPROXY,
     FaultKind.KILL_RAYLET,
     FaultKind.CUT_HOST,
     FaultKind.LEAVE_HOST,
@@ -56,6 +56,7 @@ _LASTING = {
     FaultKind.STOP_RANK: (2.0, 15.0),
     FaultKind.STOP_REPLICA: (2.0, 8.0),
     FaultKind.STOP_FRONTEND: (0.5, 3.0),
+    FaultKind.KILL_RAYLET: (0.5, 3.0),
     FaultKind.CUT_HOST: (1.0, 20.0),
     FaultKind.LEAVE_HOST: (2.0, 10.0),
 }

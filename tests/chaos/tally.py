@@ -11,6 +11,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from tests.chaos.answer import Answer
+from tests.chaos.books import Leaks
 from tests.chaos.load import Outcome
 from tests.chaos.oracle import Verdict
 from tests.chaos.strike import Blow
@@ -28,22 +29,6 @@ class Fate(StrEnum):
     LOST = "lost"
     WRONG = "wrong"
     DUPLICATED = "duplicated"
-
-
-@dataclass(frozen=True, slots=True)
-class Leaks:
-    """What the idle cluster still holds."""
-
-    num_used_blocks: int = 0
-    num_requests: int = 0
-    """That run or wait on replicas, or wait in frontends."""
-    num_placed_requests: int = 0
-    """Entries in the ledgers of all frontends."""
-    problem: str = ""
-    """Why the cluster is not whole, if it is not."""
-
-    def __bool__(self) -> bool:
-        return self != Leaks()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,13 @@ USAGE_DETAILS = {**USAGE, "prompt_tokens_details": {"cached_tokens": 0}}
 
 
 def request(**fields: Any) -> ChaosRequest:
-    body = {"max_tokens": 2, "stream": True, "temperature": 0, "n": 2, "logprobs": 0}
+    body: dict[str, Any] = {
+        "max_tokens": 2,
+        "stream": True,
+        "temperature": 0,
+        "n": 2,
+        "logprobs": 0,
+    }
     body |= {"stream_options": {"include_usage": True}}
     return ChaosRequest("r", COMPLETIONS, {**body, **fields})
 

@@ -49,10 +49,10 @@ def test_a_fault_has_a_duration_if_it_lasts_and_only_then(kind: FaultKind) -> No
 
 
 def test_a_kind_names_the_role_that_it_is_done_to() -> None:
-    roles = {"rank", "replica", "frontend", "proxy", "controller", "raylet"}
+    roles = {"rank", "replica", "frontend", "haproxy", "controller"}
     assert {kind.role for kind in FaultKind} == {"", *roles}
     assert FaultKind.KILL_RANK.role == FaultKind.STOP_RANK.role == "rank"
-    assert FaultKind.CUT_HOST.role == FaultKind.LEAVE_HOST.role == ""
+    assert FaultKind.CUT_HOST.role == FaultKind.KILL_RAYLET.role == ""
 
 
 def test_who_loses_no_client_excuses_none() -> None:

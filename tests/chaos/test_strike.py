@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.chaos.books import Status
 from tests.chaos.cluster import Cluster
 from tests.chaos.schedule import Fault, FaultKind
 from tests.chaos.strike import NoVictim, strike
@@ -17,7 +18,7 @@ class FakeCluster:
     """Some sleeping processes, and a host that notes what is done to it."""
 
     urls = ()
-    model = "m"
+    num_frontends = 1
     kinds = tuple(FaultKind)
 
     def __init__(self, processes: list[psutil.Process]) -> None:
@@ -37,8 +38,8 @@ class FakeCluster:
     def restore_hosts(self) -> None:
         self.notes.append("restored")
 
-    def stop(self) -> None:
-        pass
+    def statuses(self) -> list[Status]:
+        return []
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_host_is_restored_after_its_time() -> None:
     blow = strike(
         fault(FaultKind.CUT_HOST, 0.5, 4.0), cluster, sleep=lambda seconds: sleep(str(seconds))
     )
-    assert cluster.notes == ["cut host 0.5", "4.0", "restored"]
+    assert cluster.notes == ["host is cut off 0.5", "4.0", "restored"]
     assert blow.victim == "b"
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.answer import Answer
+from tests.chaos.books import Leaks
 from tests.chaos.load import Outcome
 from tests.chaos.oracle import OK, Judgement, Verdict
 from tests.chaos.requests import COMPLETIONS, ChaosRequest
 from tests.chaos.schedule import Fault, FaultKind
 from tests.chaos.strike import Blow
-from tests.chaos.tally import MAX_SHOWN, Fate, Leaks, Tally, gap_s
+from tests.chaos.tally import MAX_SHOWN, Fate, Tally, gap_s
 
 REQUEST = ChaosRequest("r", COMPLETIONS, {"prompt": list(range(100)), "temperature": 0})
 LOST = Judgement(Verdict.LOST, "broken")
@@ -33,12 +34,12 @@ def outcome(
 
 
 def test_it_counts_and_a_clean_run_is_clean() -> None:
-    tally = Tally([outcome(), outcome()], [blow(), blow(), blow(FaultKind.KILL_PROXY)])
+    tally = Tally([outcome(), outcome()], [blow(), blow(), blow(FaultKind.KILL_HAPROXY)])
     assert tally.is_clean
     line = tally.line()
     for part in (
         "2 requests, 2 ok, 0 excused, 0 lost, 0 wrong, 0 duplicated",
-        "3 faults (2 kill rank, 1 kill proxy)",
+        "3 faults (2 kill rank, 1 kill haproxy)",
         "0 blocks leaked",
         "0 ledger entries left",
         "gap p50 - p99 -",
@@ -99,7 +100,7 @@ def test_only_a_right_beginning_that_a_frontend_took_with_it_is_excused(
 def test_a_gap_is_the_longest_silence_from_the_fault_on() -> None:
     struck = blow(at=10.0, mended=12.0)
     # A silence that was over before it is none of it, nor one that began when all was well again.
-    times = (1.0, 8.0, 9.9, 10.5, 11.9, 12.5, 19.0)
+    times: tuple[float, ...] = (1.0, 8.0, 9.9, 10.5, 11.9, 12.5, 19.0)
     assert gap_s(outcome(times=times).answer, struck) == pytest.approx(1.4)
     assert gap_s(outcome(times=(9.0, 9.5, 14.0)).answer, struck) == pytest.approx(4.5)
     for times in ((1.0, 9.0), (11.0, 12.0), (10.5,)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.local_cluster import LocalCluster, make_model
+from tests.chaos.local_cluster import LocalCluster
 from tests.chaos.run import ChaosRun, Plan
 from tests.chaos.schedule import FaultKind
 from tests.chaos.tally import Fate
@@ -22,15 +22,11 @@ PLAN = Plan(
 
 
 def test_no_client_sees_that_ranks_and_replicas_die_and_hang(
-    smollm2_path: Path, tmp_path: Path
+    chaos_model: Path, tmp_path: Path
 ) -> None:
-    cluster = LocalCluster(make_model(tmp_path / "tiny", smollm2_path), tmp_path / "log")
     told: list[str] = []
-    try:
-        cluster.wait_ready()
+    with LocalCluster(chaos_model, tmp_path / "log") as cluster:
         tally = asyncio.run(ChaosRun(cluster, PLAN, told.append).run())
-    finally:
-        cluster.stop()
     story = "\n".join([*told, tally.line()])
     assert tally.is_clean, story
     assert {blow.kind for blow in tally.blows} == set(PLAN.kinds or ()), story

@@ -1,0 +1,91 @@
+"""A cluster on several hosts, whose hosts can be lost too."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tests.chaos.books import Status, are_well
+from tests.chaos.live_cluster import HEAD, LiveCluster
+from tests.chaos.model import MODEL_OPTIONS
+from tests.chaos.roles import Role
+from tests.chaos.schedule import FaultKind
+
+
+class HostsCluster:
+    """See Cluster; a context manager. The head's host stays: who loses it loses Ray.
+
+    Every host has room for one replica and one frontend, and has one of each when all is well.
+    """
+
+    kinds = tuple(FaultKind)
+
+    def __init__(self, model: Path, *, num_hosts: int = 2) -> None:
+        self._num_hosts = self.num_frontends = num_hosts
+        self._live = LiveCluster(
+            model,
+            *MODEL_OPTIONS,
+            num_hosts=num_hosts,
+            num_replicas=num_hosts,
+            num_frontends=num_hosts,
+        )
+        self._cut: list[int] = []
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """See Cluster."""
+        return self._live.urls
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """See Cluster."""
+        return self._live.processes(role)
+
+    def statuses(self) -> list[Status]:
+        """See Cluster."""
+        return self._live.status()
+
+    def is_whole(self) -> bool:
+        """See Cluster."""
+        for host in self._live.hosts:
+            # A host that was taken for dead while it was cut off has to begin anew.
+            if host != HEAD and not self._live.processes(Role.RAYLET, host):
+                self._live.rejoin(host)
+                return False
+        roles = (Role.REPLICA, Role.RANK, Role.HAPROXY)
+        counts = {len(self._live.processes(role)) for role in roles}
+        return counts == {self._num_hosts} and are_well(
+            self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_hosts
+        )
+
+    def isolate_host(self, lot: float, kind: FaultKind) -> str:
+        """See Cluster."""
+        others = [host for host in self._live.hosts if host != HEAD]
+        host = others[int(lot * len(others))]
+        if kind is FaultKind.CUT_HOST:
+            self._live.cut(host)
+            self._cut.append(host)
+        elif kind is FaultKind.LEAVE_HOST:
+            self._live.hosts.end_processes(host)
+        else:
+            [raylet] = self._live.processes(Role.RAYLET, host)
+            self._live.kill(raylet)
+        return f"host {host}"
+
+    def restore_hosts(self) -> None:
+        """See Cluster; `is_whole` lets who died begin anew."""
+        while self._cut:
+            self._live.heal(self._cut.pop())
