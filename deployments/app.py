@@ -8,6 +8,7 @@ from ray.serve import Application
 from deployments.args import AppArgs, ModelArgs
 from deployments.frontend import FrontendDeployment
 from deployments.replica import ReplicaDeployment
+from deployments.serve_environment import LONGEST_STREAM_S
 
 SUPERVISOR_CPUS = 0.1
 FRONTEND_CPUS = 0.5
@@ -24,7 +25,8 @@ def build(args: AppArgs) -> Application:
         max_ongoing_requests=NO_LIMIT,
         health_check_period_s=1,
         health_check_timeout_s=5,
-        graceful_shutdown_timeout_s=args.drain_timeout_s,
+        # Streams cannot move from one frontend to another, as they do among replicas.
+        graceful_shutdown_timeout_s=LONGEST_STREAM_S,
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(args, {model.model_name: _replicas(model, args) for model in args.models})
 

@@ -186,7 +186,8 @@ class AppArgs(BaseModel):
     router_policy: str = DEFAULT_POLICY
     """How requests are placed on replicas, see cluster/policies.py."""
     drain_timeout_s: float = Field(default=60.0, gt=0)
-    """Longest time that running requests get when the service stops."""
+    """Longest time that running requests get when the service stops, which then cuts them off, or
+    when their replica does, which moves them to another one."""
 
     api_keys: tuple[ApiKey, ...] = Field(default=(), repr=False)
     """Keys of which clients must send one; empty: anybody may ask. A text is a key by itself."""

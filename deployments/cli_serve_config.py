@@ -32,7 +32,5 @@ def serve_config(args: AppArgs, *, host: str, port: int, with_cache_dir: bool) -
             }
         ],
     }
-    environment = "".join(
-        f"#   {name}={value}\n" for name, value in serve_environment(args.drain_timeout_s).items()
-    )
+    environment = "".join(f"#   {name}={value}\n" for name, value in serve_environment().items())
     return HEADER + environment + "\n" + yaml.safe_dump(config, sort_keys=False)

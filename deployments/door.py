@@ -1,5 +1,6 @@
 """Where requests come in, and stay counted until they are answered."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,12 @@ class Door:
 
     def __init__(self) -> None:
         self.is_open = True
-        self.num_inside = 0
+        self._inside: set[asyncio.Task[object]] = set()
+
+    @property
+    def num_inside(self) -> int:
         """Requests that came in and have not been answered in full."""
+        return len(self._inside)
 
     @contextmanager
     def enter(self) -> Iterator[None]:
@@ -23,12 +28,19 @@ class Door:
             raise Overloaded(
                 "The server is stopping.", "Send the request to another one.", RETRY_AFTER_S
             )
-        self.num_inside += 1
+        task = asyncio.current_task()
+        assert task is not None, "every request has a task of its own"
+        self._inside.add(task)
         try:
             yield
         finally:
-            self.num_inside -= 1
+            self._inside.discard(task)
 
     def close(self) -> None:
         """Let nobody in any more."""
         self.is_open = False
+
+    def turn_out(self) -> None:
+        """End whatever is still inside, where it stands."""
+        for task in self._inside:
+            task.cancel()

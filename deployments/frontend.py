@@ -45,9 +45,14 @@ class Frontend:
             self._door,
         )
 
-    async def close(self) -> int:
-        """Let no more requests in; return how many have not been answered in full."""
+    async def close(self, *, turn_out: bool = False) -> int:
+        """Let no more requests in; return how many have not been answered in full.
+
+        `turn_out`: they have had their time.
+        """
         self._door.close()
+        if turn_out:
+            self._door.turn_out()
         return self._door.num_inside
 
     async def decisions(self, request_id: str) -> list[dict[str, Any]]:

@@ -107,6 +107,9 @@ def _drain(timeout_s: float) -> None:
             if not any(answer for answer in answers if isinstance(answer, int)):
                 return
             time.sleep(DRAIN_LOOK_S)
+        frontends.broadcast("close", turn_out=True).results(
+            timeout_s=DRAIN_ANSWER_S, return_exceptions=True
+        )
 
 
 def _deploy(args: AppArgs) -> None:

@@ -6,15 +6,19 @@ router and user code on one event loop and lets replicas talk gRPC.
 """
 
 from pathlib import Path
+from typing import Final
+
+LONGEST_STREAM_S: Final = 86_400
+"""HAProxy starts anew whenever frontends come or go, and the old process keeps its streams. Kept
+so long, none is cut off; it leaves with the last of them."""
 
 
-def serve_environment(drain_timeout_s: float) -> dict[str, str]:
+def serve_environment() -> dict[str, str]:
     """What every node of a cluster that serves PageRay needs before Ray starts there."""
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Every change of the frontends reloads HAProxy; the old process must outlive its streams.
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(drain_timeout_s) + 60),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_STREAM_S),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Serve's 0.1 s cost 3 % of a core, in the controller and in what it asks of Ray, even with
         # nothing to do. Health checks and autoscaling have periods of a second.

@@ -71,7 +71,7 @@ class LiveCluster:
         given = [num_cpus] * num_hosts if isinstance(num_cpus, int) else num_cpus
         self._num_cpus = dict(enumerate(given, 1))
         self._settings = {
-            **serve_environment(drain_timeout_s),
+            **serve_environment(),
             **HEALTH_SETTINGS,
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "PYTHONPATH": str(ROOT),

@@ -31,7 +31,7 @@ def dashboard() -> Iterator[str]:
     environment = {
         **os.environ,
         "TMPDIR": str(folder),
-        **serve_environment(drain_timeout_s=5),
+        **serve_environment(),
         **haproxy_environment(folder, free_port(), free_port()),
     }
     process = subprocess.Popen(

@@ -46,3 +46,30 @@ def test_ctrl_c_serves_those_that_wait_and_refuses_those_that_come(serving: Serv
         assert stream.is_whole, stream.error
         assert stream.text == streams[0].text
     serving.process.wait(60)
+
+
+@pytest.mark.usefixtures("smollm2_path")
+def test_streams_move_when_their_replica_has_to_go(tmp_path: Path) -> None:
+    serving = Serving(
+        "smollm2",
+        *("--replicas", "1:2", "--scale-down-delay", "3", "--drain-timeout", "2"),
+        *("--max-num-seqs", "4", "--kv-cache-memory", "256MiB"),
+        *("--deterministic", "--dtype", "float32"),
+        log=tmp_path / "log",
+    )
+    try:
+        serving.wait_ready()
+        short = [Stream(serving.url, body(100)) for _ in range(12)]
+        serving.wait_replicas(2)
+        # One of these on each, and both longer than either replica waits for them.
+        long = [Stream(serving.url, body(1200)) for _ in range(4)]
+        for stream in short:
+            stream.wait()
+        serving.wait_replicas(1)
+        for stream in long:
+            assert stream.wait().is_whole, stream.error
+        assert len({stream.text for stream in long}) == 1
+        (model,) = serving.models()
+        assert model["admission"]["num_resumed"] > 0
+    finally:
+        serving.stop()
