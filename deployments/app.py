@@ -22,6 +22,8 @@ def build(args: AppArgs) -> Application:
     return FrontendDeployment.options(
         ray_actor_options={"num_cpus": FRONTEND_CPUS},
         num_replicas=args.num_frontends,
+        # New ones are there before old ones close: they take half a CPU, and no accelerator.
+        max_surge_percent=100,
         max_ongoing_requests=NO_LIMIT,
         health_check_period_s=1,
         health_check_timeout_s=5,

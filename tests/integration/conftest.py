@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.model import make_model
+from tests.integration.deploying import ray_dashboard
 from tests.integration.serving import Serving
 from tests.oracle import make_checkpoint
 
@@ -44,3 +45,10 @@ def tiny_model(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def chaos_model(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random Llama that gives the same tokens on every replica."""
     return make_model(tmp_path_factory.mktemp("models") / "chaos", smollm2_path)
+
+
+@pytest.fixture
+def dashboard() -> Iterator[str]:
+    """URL of a Ray cluster's dashboard, where `serve deploy` goes."""
+    with ray_dashboard() as url:
+        yield url
