@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class TPGroup:
 
         Raises what any rank raised.
         """
-        bundles = _bundles_by_node(placement_group)
+        nodes: dict[int, str] = placement_group_table(placement_group)["bundles_to_node_id"]
+        bundles = _bundles_by_node(nodes)
         workers: list[Any] = [
             actor.options(
                 num_cpus=spec.num_cpus_per_rank,
@@ -75,6 +76,7 @@ class TPGroup:
             engine=spec.engine,
             init_method=await workers[0].rendezvous.remote(),
             token=secrets.token_hex(16),
+            spans_nodes=len({nodes[bundle] for bundle in bundles}) > 1,
         )
         starts = [worker.start.remote(worker_spec) for worker in workers]
         lost = [asyncio.ensure_future(_wait(worker.watch.remote())) for worker in workers[1:]]
@@ -153,10 +155,9 @@ async def _ping(rank: int, worker: Any) -> str:
         await asyncio.sleep(PING_PERIOD_S)
 
 
-def _bundles_by_node(placement_group: PlacementGroup) -> list[int]:
+def _bundles_by_node(nodes: Mapping[int, str]) -> list[int]:
     # Neighbouring ranks talk most, and Ray does not promise that neighbouring bundles share a
     # node: take the supervisor's node first, then node by node.
-    nodes: dict[int, str] = placement_group_table(placement_group)["bundles_to_node_id"]
     own = nodes[0]
     ranks = [bundle for bundle in sorted(nodes) if bundle > 0]
     return sorted(ranks, key=lambda bundle: (nodes[bundle] != own, nodes[bundle], bundle))

@@ -19,6 +19,7 @@ import ray.util
 
 from cluster.engine_description import EngineDescription
 from cluster.messages import Demand
+from cluster.network_interface import use_interface_of
 from engine.config import EngineConfig
 from engine.model_store import resolve_model
 from engine.snapshot import EngineSnapshot
@@ -41,6 +42,8 @@ class WorkerSpec:
     """Rendezvous of the ranks, `tcp://host:port`; unused by a group of one."""
     token: str
     """Secret that clients of the token server must show."""
+    spans_nodes: bool = False
+    """Whether ranks of the group are on several nodes."""
 
 
 class Worker:
@@ -69,6 +72,8 @@ class Worker:
             spec.model, cache_dir=spec.cache_dir, needs_weights=spec.engine.needs_weights
         )
         spec = replace(spec, engine=replace(spec.engine, model_path=path))
+        if spec.spans_nodes:
+            use_interface_of(ray.util.get_node_ip_address())
         if self._rank > 0:
             threading.Thread(target=self._follow, args=(spec,), daemon=True).start()
             return os.getpid()

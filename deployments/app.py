@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+import ray
 from ray.serve import Application
 
+from cluster.group_strategy import Node, group_strategy
 from deployments.args import AppArgs, ModelArgs
 from deployments.frontend import FrontendDeployment
 from deployments.replica import ReplicaDeployment
@@ -41,12 +43,13 @@ def _replicas(args: ModelArgs, app: AppArgs) -> Application:
     # One for all bundles: the supervisor stays beside its ranks.
     labels = args.accelerator_labels
     selector: Any = {"placement_group_bundle_label_selector": [labels]} if labels else {}
+    bundles = [{"CPU": SUPERVISOR_CPUS}] + [rank] * args.tensor_parallel_size
     scales = args.replicas_min < args.replicas_max
     return ReplicaDeployment.options(
         name=args.deployment_name,
         ray_actor_options={"num_cpus": SUPERVISOR_CPUS},
-        placement_group_bundles=[{"CPU": SUPERVISOR_CPUS}] + [rank] * args.tensor_parallel_size,
-        placement_group_strategy="PACK",
+        placement_group_bundles=bundles,
+        placement_group_strategy=group_strategy(bundles, labels, _nodes()),
         **selector,
         max_ongoing_requests=NO_LIMIT,
         health_check_period_s=1,
@@ -65,6 +68,14 @@ def _replicas(args: ModelArgs, app: AppArgs) -> Application:
         num_replicas=None if scales else args.replicas_min,
         autoscaling_config=_autoscaling(args) if scales else None,
     ).bind(args, app.cache_dir)
+
+
+def _nodes() -> list[Node]:
+    return [
+        Node(resources=node["Resources"], labels=node["Labels"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def _autoscaling(args: ModelArgs) -> dict[str, Any]:

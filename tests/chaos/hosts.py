@@ -41,6 +41,8 @@ class Hosts:
         """Of this run; each host sees a folder of its own as `private_folder`."""
         try:
             self.private_folder.mkdir(parents=True)
+            # Nobody answers names here: whoever looks for one is to hear so at once.
+            self._resolver.write_text("nameserver 127.0.0.1\n")
             for host in range(1, num_hosts + 1):
                 self._make(host)
         except BaseException:
@@ -79,10 +81,11 @@ class Hosts:
     ) -> "subprocess.Popen[str]":
         """Start a command on a host; settings are Popen's."""
         # `ip netns exec` gives it a mount namespace of its own, so the mount is the host's alone.
-        mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-        folders = [str(self.folder_of(host)), str(self.private_folder)]
+        mount = 'mount --bind "$1" "$2" && mount --bind "$3" /etc/resolv.conf && shift 3'
+        script = f'{mount} && exec "$@"'
+        paths = [str(self.folder_of(host)), str(self.private_folder), str(self._resolver)]
         return subprocess.Popen(
-            [_IP, "netns", "exec", self._names[host], "sh", "-c", mount, "sh", *folders, *command],
+            [_IP, "netns", "exec", self._names[host], "sh", "-c", script, "sh", *paths, *command],
             env=dict(environment),
             text=True,
             start_new_session=True,
@@ -144,6 +147,10 @@ class Hosts:
             ip("netns", "del", self._names.pop(host))
         ip("link", "del", self._bridge)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _resolver(self) -> Path:
+        return self.folder / "resolv.conf"
 
     @property
     def _bridge(self) -> str:

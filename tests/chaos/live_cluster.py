@@ -160,22 +160,31 @@ class LiveCluster:
             assert process.wait(COMMAND_TIMEOUT_S) == 0, self._ray_log(host).read_text()
 
     def wait_ready(self, num_replicas: int, hosts: Iterable[int] | None = None) -> float:
-        """Wait until every frontend has so many replicas, and these hosts' endpoints (all unless
-        given) answer; return the seconds it took."""
-        wanted = list(self.hosts if hosts is None else hosts)
+        """Wait until every frontend has so many replicas and the endpoints of these hosts answer;
+        return the seconds it took. Unless given, those are the hosts with a frontend or a replica:
+        Serve opens no endpoint on others."""
+        given = None if hosts is None else list(hosts)
 
         def is_ready() -> bool:
             seen = self.status()
             return (
                 len(seen) == self._num_frontends
                 and all(_num_connected(status) == num_replicas for status in seen)
-                and all(self._is_open(host) for host in wanted)
+                and all(self._is_open(host) for host in given or self.serving_hosts())
             )
 
         try:
             return wait_until(is_ready, READY_TIMEOUT_S, f"{num_replicas} replicas")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.controller_log()[-4000:]}") from error
+
+    def serving_hosts(self) -> list[int]:
+        """Hosts with a frontend or a replica."""
+        return [
+            host
+            for host in self.hosts
+            if self.processes(Role.FRONTEND, host) or self.processes(Role.REPLICA, host)
+        ]
 
     def status(self) -> list[dict[str, Any]]:
         """What /status of every frontend says that can be reached."""

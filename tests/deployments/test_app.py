@@ -10,6 +10,11 @@ from deployments.args import AppArgs, ModelArgs
 from engine.errors import InvalidConfig
 
 
+@pytest.fixture(autouse=True)
+def no_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", list)
+
+
 def built(args: AppArgs) -> tuple[Any, dict[str, Any]]:
     """Arguments of the frontend, and the deployment of each model's replicas."""
     frontend: Any = build(args)._bound_deployment
@@ -28,6 +33,19 @@ def test_ranks_reserve_what_the_cluster_has(
     assert deployment.init_args[0].device == device
     _, *ranks = deployment._replica_config.placement_group_bundles
     assert [bundle.get("GPU", 0) for bundle in ranks] == [bool(num_gpus)] * 2
+
+
+@pytest.mark.parametrize(("alive", "strategy"), [(True, "STRICT_PACK"), (False, "PACK")])
+def test_a_group_is_kept_on_one_node_where_a_living_one_can_hold_it(
+    alive: bool, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"Alive": alive, "Resources": {"CPU": 8.0, "GPU": 4.0}, "Labels": {"gpu": "h100"}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    model = ModelArgs(
+        device="cuda", tensor_parallel_size=4, accelerator_labels={"gpu": "in(h100, h200)"}
+    )
+    [deployment] = built(AppArgs(models=(model,)))[1].values()
+    assert deployment._replica_config.placement_group_strategy == strategy
 
 
 def test_the_router_places_by_the_policy_that_was_asked_for(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import ray
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
@@ -121,7 +122,10 @@ def test_an_old_report_is_none() -> None:
     assert serve.ask(idle) == 1
 
 
-def test_serve_takes_the_settings_and_its_own_delays_do_not_stand_in_the_way() -> None:
+def test_serve_takes_the_settings_and_its_own_delays_do_not_stand_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "nodes", list)
     model = ModelArgs(
         replicas_min=0, replicas_max=3, scale_to_zero_delay_s=7, scale_down_delay_s=9, device="cpu"
     )
