@@ -55,7 +55,11 @@ def main() -> int:
 def _cluster(options: argparse.Namespace, model: Path, log: Path) -> LocalCluster | HostsCluster:
     if options.local or not can_make_hosts():
         return LocalCluster(
-            model, log, num_replicas=options.replicas, num_frontends=options.frontends
+            model,
+            log,
+            num_replicas=options.replicas,
+            num_frontends=options.frontends,
+            tensor_parallel_size=options.ranks,
         )
     return HostsCluster(model, num_hosts=options.hosts)
 
@@ -71,6 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--local", action="store_true", help="one machine in place of hosts")
     parser.add_argument("--replicas", type=int, default=2, help="with --local")
     parser.add_argument("--frontends", type=int, default=2, help="with --local")
+    parser.add_argument("--ranks", type=int, default=1, help="of a replica, with --local")
     parser.add_argument("--kinds", nargs="+", choices=sorted(_KINDS), help="of faults; all of them")
     parser.add_argument("--log", type=Path, help="where the log of a --local service goes")
     return parser.parse_args()

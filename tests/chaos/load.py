@@ -34,7 +34,7 @@ class Outcome:
 
 
 async def send(
-    url: str, request: ChaosRequest, on_token: Callable[[], None] | None = None
+    url: str, request: ChaosRequest, on_piece: Callable[[Answer], None] | None = None
 ) -> Answer:
     """Send a request and read its answer to the end, whatever that is."""
     answer = Answer(request, time.monotonic())
@@ -49,8 +49,8 @@ async def send(
             elif request.streams:
                 async for piece in response.body:
                     answer.feed(piece, time.monotonic())
-                    if on_token is not None:
-                        on_token()
+                    if on_piece is not None:
+                        on_piece(answer)
                 answer.close()
             else:
                 answer.take_whole(await response.read(), time.monotonic())
@@ -132,15 +132,14 @@ class Load:
         finally:
             self.num_open -= 1
         judgement = judge(answer, self._expected.get(request.name))
-        num_attempts = None
-        if self._is_disturbed(answer):
-            num_attempts = await _num_attempts(url, answer.id)
-        self.outcomes.append(Outcome(answer, judgement, url, num_attempts))
+        found = await num_attempts(url, answer.id) if self._is_disturbed(answer) else None
+        self.outcomes.append(Outcome(answer, judgement, url, found))
         if answer.cut:
             await asyncio.sleep(RETRY_S)  # nobody is there at the moment
 
 
-async def _num_attempts(url: str, answer_id: str) -> int | None:
+async def num_attempts(url: str, answer_id: str) -> int | None:
+    """Replicas that a request was placed on; None: nobody knows, or answers."""
     try:
         async with asyncio.timeout(WHY_TIMEOUT_S):
             why = await get_json(url, f"/status/why/{answer_id}")

@@ -36,14 +36,22 @@ class LocalCluster:
     )
 
     def __init__(
-        self, model: Path, log: Path, *, num_replicas: int = 2, num_frontends: int = 2
+        self,
+        model: Path,
+        log: Path,
+        *,
+        num_replicas: int = 2,
+        num_frontends: int = 2,
+        tensor_parallel_size: int = 1,
     ) -> None:
         self._num_replicas = num_replicas
+        self._num_ranks = num_replicas * tensor_parallel_size
         self.num_frontends = num_frontends
         self._serving = Serving(
             model,
             *MODEL_OPTIONS,
             *("--replicas", str(num_replicas), "--num-frontends", str(num_frontends)),
+            *("--tensor-parallel-size", str(tensor_parallel_size)),
             log=log,
         )
 
@@ -90,9 +98,12 @@ class LocalCluster:
     def is_whole(self) -> bool:
         """See Cluster."""
         started = self._serving.processes()
-        counts = {role: len(select(started, role)) for role in (Role.REPLICA, Role.RANK)}
-        return set(counts.values()) == {self._num_replicas} and are_well(
-            self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
+        return (
+            len(select(started, Role.REPLICA)) == self._num_replicas
+            and len(select(started, Role.RANK)) == self._num_ranks
+            and are_well(
+                self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
+            )
         )
 
     def isolate_host(self, lot: float, kind: FaultKind) -> str:

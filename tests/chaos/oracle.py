@@ -43,6 +43,10 @@ def judge(answer: Answer, expected: Answer | None) -> Judgement:
         found = check(answer, expected)
         if found is not None:
             return found
+    for usage in answer.usages:
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        if not 0 <= cached <= usage["prompt_tokens"]:
+            return Judgement(Verdict.WRONG, f"{cached} cached tokens in a prompt of {usage}")
     if expected is None:
         return _valid(answer) or OK
     for index, wanted in expected.choices.items():

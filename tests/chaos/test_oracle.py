@@ -89,6 +89,11 @@ def test_cached_tokens_may_differ() -> None:
     assert verdict(replaced(6, event([], usage={**USAGE, **details}))) is Verdict.OK
 
 
+def test_more_cached_tokens_than_the_prompt_has_are_wrong() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 4}}
+    assert verdict(replaced(6, event([], usage={**USAGE, **details}))) is Verdict.WRONG
+
+
 @pytest.mark.parametrize("index", range(8))
 def test_an_event_that_is_missing_is_noticed(index: int) -> None:
     assert verdict(replaced(index)) is not Verdict.OK
