@@ -39,7 +39,7 @@ class LocalCluster:
         self,
         model: Path,
         log: Path,
-        *,
+        *options: str,
         num_replicas: int = 2,
         num_frontends: int = 2,
         tensor_parallel_size: int = 1,
@@ -52,6 +52,7 @@ class LocalCluster:
             *MODEL_OPTIONS,
             *("--replicas", str(num_replicas), "--num-frontends", str(num_frontends)),
             *("--tensor-parallel-size", str(tensor_parallel_size)),
+            *options,
             log=log,
         )
 
