@@ -5,16 +5,11 @@ loopback, and NCCL the first one it finds. Ray knows the address under which its
 """
 
 import ctypes
-import fcntl
 import os
-import socket
-import struct
+
+import psutil
 
 _SETTINGS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-_SIOCGIFCONF = 0x8912
-_ENTRY = struct.Struct("16s4x4s16x")
-"""Linux' ifreq: the name, then family and port of a sockaddr_in and its IPv4 address."""
-_MAX_ENTRIES = 256
 
 
 def use_interface_of(address: str) -> None:
@@ -31,22 +26,9 @@ def use_interface_of(address: str) -> None:
 
 
 def find_interface(address: str) -> str | None:
-    """Name of the network interface with this IPv4 address; None: there is none."""
-    try:
-        wanted = socket.inet_aton(address)
-    except OSError:  # IPv6 or a name
-        return None
-    buffer = ctypes.create_string_buffer(_MAX_ENTRIES * _ENTRY.size)
-    request = struct.pack("ixxxxP", len(buffer), ctypes.addressof(buffer))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            answer = fcntl.ioctl(probe, _SIOCGIFCONF, request)
-        except OSError:  # not Linux
-            return None
-    (num_bytes,) = struct.unpack_from("i", answer)
-    for raw_name, raw_address in _ENTRY.iter_unpack(buffer.raw[:num_bytes]):
-        if raw_address == wanted:
-            # An address may have a label of its own after the name: eth0:1.
-            found: str = raw_name.split(b"\0")[0].decode().split(":")[0]
-            return found
+    """Name of the network interface with this address, IPv4 or IPv6; None: there is none."""
+    for name, addresses in psutil.net_if_addrs().items():
+        # IPv6 addresses of one link say of which, after a %.
+        if any(address == each.address.partition("%")[0] for each in addresses):
+            return name
     return None

@@ -21,7 +21,6 @@ print(*(getenv(name).decode() for name in (b"GLOO_SOCKET_IFNAME", b"NCCL_SOCKET_
 def test_an_interface_is_found_by_its_address() -> None:
     assert find_interface("127.0.0.1") == "lo"
     assert find_interface("255.255.255.255") is None
-    assert find_interface("::1") is None
     assert find_interface("localhost") is None
 
 
