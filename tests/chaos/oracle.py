@@ -132,7 +132,7 @@ def _differs(what: str, got: Sequence[Any], wanted: Sequence[Any]) -> Judgement:
     begin = _common(got, wanted)
     # A part that came twice: all of what is wanted is there, and more.
     rest = _common(got[begin:][::-1], wanted[::-1])
-    is_repeat = len(got) > len(wanted) and begin + rest >= len(wanted)
+    is_repeat = begin + rest >= len(wanted)
     first = max(begin - SHOWN, 0)
     return Judgement(
         Verdict.DUPLICATED if is_repeat else Verdict.WRONG,

@@ -62,13 +62,20 @@ class Tally:
 
         Sorted; of one fault, or of all. In seconds.
         """
-        blows = self.blows if blow is None else [blow]
         return sorted(
             gap
-            for each in blows
             for outcome in self.outcomes
-            if (outcome.num_attempts or 1) > 1 and (gap := gap_s(outcome.answer, each)) is not None
+            for gap, each in self._silences(outcome)
+            if blow is None or each is blow
         )
+
+    def _silences(self, outcome: Outcome) -> list[tuple[float, Blow]]:
+        """One for each time that it moved: the longest that there are."""
+        found = [
+            (gap, blow) for blow in self.blows if (gap := gap_s(outcome.answer, blow)) is not None
+        ]
+        found.sort(key=lambda silence: silence[0], reverse=True)
+        return found[: (outcome.num_attempts or 1) - 1]
 
     def line(self) -> str:
         """All of it."""

@@ -96,7 +96,8 @@ def test_more_cached_tokens_than_the_prompt_has_are_wrong() -> None:
 
 @pytest.mark.parametrize("index", range(8))
 def test_an_event_that_is_missing_is_noticed(index: int) -> None:
-    assert verdict(replaced(index)) is not Verdict.OK
+    is_end = stream()[index] in (end(0), end(1), usage(), DONE)
+    assert verdict(replaced(index)) is (Verdict.LOST if is_end else Verdict.WRONG)
 
 
 @pytest.mark.parametrize("index", range(8))
@@ -143,6 +144,7 @@ def test_tokens_that_come_again_in_the_middle_are_duplicated() -> None:
         b"data: {oops}\n\n",
         b"oops: 1\n\n",
         b"data: {}\ndata: {}\n\n",
+        event([]).replace(b", ", b",\n", 1),
         event([], id="other"),
         event([{"index": 0, "text": "", "finish_reason": None}]),
         token(2, "x"),
@@ -156,6 +158,21 @@ def test_what_no_client_should_have_to_expect_is_wrong(extra: bytes) -> None:
 def test_bytes_after_the_end_are_wrong() -> None:
     assert verdict([*stream(), b"data: "]) is Verdict.WRONG
     assert verdict([*stream(), event([])]) is Verdict.WRONG
+
+
+def test_nothing_comes_behind_the_end_that_it_belongs_before() -> None:
+    asked = ChaosRequest("r", CHAT, {"max_tokens": 9, "stream": True, "temperature": 1})
+    role, text = chat_event({"role": "assistant"}), chat_event({"content": "a"})
+    last, extra = chat_event({}, "stop"), event([], object="chat.completion.chunk")
+    told = event([], object="chat.completion.chunk", usage=USAGE_DETAILS)
+    right = [role, text, last, told, DONE]
+    assert judge(answer(right, asked), None).verdict is Verdict.OK
+    for wrong in (
+        [role, text, last, text, told, DONE],
+        [role, text, last, told, extra, DONE],
+        [role, text, last, DONE, extra],
+    ):
+        assert judge(answer(wrong, asked), None).verdict is Verdict.WRONG
 
 
 def test_a_refusal_is_lost_and_one_that_is_not_ours_counts_as_a_cut() -> None:
