@@ -67,8 +67,12 @@ class HostsCluster:
                 return False
         roles = (Role.REPLICA, Role.RANK, Role.HAPROXY)
         counts = {len(self._live.processes(role)) for role in roles}
-        return counts == {self._num_hosts} and are_well(
-            self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_hosts
+        return (
+            counts == {self._num_hosts}
+            and len(self._live.processes(Role.CONTROLLER)) == 1
+            and are_well(
+                self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_hosts
+            )
         )
 
     def isolate_host(self, lot: float, kind: FaultKind) -> str:

@@ -99,12 +99,12 @@ class LocalCluster:
     def is_whole(self) -> bool:
         """See Cluster."""
         started = self._serving.processes()
-        return (
-            len(select(started, Role.REPLICA)) == self._num_replicas
-            and len(select(started, Role.RANK)) == self._num_ranks
-            and are_well(
-                self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
-            )
+        wanted = {Role.REPLICA: self._num_replicas, Role.RANK: self._num_ranks}
+        wanted |= {Role.CONTROLLER: 1, Role.HAPROXY: 1}
+        return all(
+            len(select(started, role)) == count for role, count in wanted.items()
+        ) and are_well(
+            self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
         )
 
     def isolate_host(self, lot: float, kind: FaultKind) -> str:

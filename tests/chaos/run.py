@@ -79,13 +79,16 @@ class ChaosRun:
         kinds = self.plan.kinds or self.cluster.kinds
         ends_s = time.monotonic() + self.plan.duration_s
         for fault in schedule(self.plan.seed, kinds):
-            await asyncio.sleep(fault.pause_s)
-            if time.monotonic() > ends_s or len(self.blows) == self.plan.max_faults:
+            is_last = time.monotonic() > ends_s or len(self.blows) == self.plan.max_faults
+            if is_last or not fault.is_hasty:
+                try:
+                    await self._wait_whole(load)
+                except TimeoutError:
+                    return f"not whole within {MEND_TIMEOUT_S:g} s of {self.blows[-1].kind.value}"
+            if is_last:
                 return ""
-            try:
-                await self._strike(fault, load)
-            except TimeoutError:
-                return f"not whole within {MEND_TIMEOUT_S:g} s of {fault.kind.value}"
+            await asyncio.sleep(fault.pause_s)
+            await self._strike(fault, load)
         raise AssertionError("schedules have no end")
 
     async def _strike(self, fault: Fault, load: Load) -> None:
@@ -100,14 +103,21 @@ class ChaosRun:
             self.report(f"{fault.kind.value}: {error}")
             return
         self.blows[-1] = blow
+        self.report(
+            f"fault {len(self.blows)}: {blow.kind.value} ({blow.victim}), {num_open} requests "
+            f"open, {len(load.outcomes)} answers so far"
+        )
+
+    async def _wait_whole(self, load: Load) -> None:
+        felt = [blow for blow in self.blows if blow.mended_s is None]
+        if not felt:
+            return
         async with asyncio.timeout(MEND_TIMEOUT_S):
             while not await asyncio.to_thread(self.cluster.is_whole):  # noqa: ASYNC110  it tells nobody
                 await asyncio.sleep(POLL_S)
-        blow.mended_s = time.monotonic()
-        self.report(
-            f"fault {len(self.blows)}: {blow.kind.value} ({blow.victim}), {num_open} requests "
-            f"open, whole after {blow.mended_s - blow.struck_s:.1f} s; {len(load.outcomes)} answers"
-        )
+        for blow in felt:
+            blow.mended_s = time.monotonic()
+        self.report(f"  whole {time.monotonic() - felt[-1].struck_s:.1f} s later")
 
     def _is_disturbed(self, answer: Answer) -> bool:
         return any(answer.started_s < blow.struck_s < answer.ended_s for blow in self.blows)

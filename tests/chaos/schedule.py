@@ -1,7 +1,8 @@
 """What goes wrong in a run, and when: a pure function of the seed.
 
-Knows the kinds of fault and not how they are done. Each waits until the cluster is whole again
-after the one before, so that a replica always lives.
+Knows the kinds of fault and not how they are done. A fault waits until the cluster is whole again
+after the one before, or is hasty and does not; no two that take a replica come together, so that
+one always lives.
 """
 
 import random
@@ -9,8 +10,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 3.0
+PAUSES_S = (0.5, 3.0)
 """On the whole cluster, so that requests run everywhere again."""
+HASTY_SHARE = 0.3
+HASTY_PAUSES_S = (0.0, 1.0)
 
 
 class FaultKind(StrEnum):
@@ -38,6 +41,11 @@ class FaultKind(StrEnum):
     def excuses_clients(self) -> bool:
         """Whether clients may lose the very frontend, or the way to it, that they talk to."""
         return self in _EXCUSING
+
+    @property
+    def takes_replica(self) -> bool:
+        """Whether a replica may be gone until the cluster is whole again."""
+        return self.role in {"rank", "replica", ""}
 
     @property
     def lasts(self) -> bool:
@@ -69,23 +77,30 @@ class Fault:
 
     kind: FaultKind
     pause_s: float
-    """Before it, from when the cluster is whole."""
+    """Before it, from when the cluster is whole, or from the end of the one before."""
     lot: float
     """In [0, 1): which of those that it can be done to."""
     duration_s: float = 0.0
     """Until it is undone, where it lasts."""
+    is_hasty: bool = False
+    """Whether it comes while the one before is still felt."""
 
 
 def schedule(seed: int, kinds: Collection[FaultKind]) -> Iterator[Fault]:
     """Yield faults without end; every kind comes once before any comes again."""
     draw = random.Random(f"faults {seed}")
+    is_replica_gone = False
     while True:
         round_of_kinds = sorted(kinds)
         draw.shuffle(round_of_kinds)
         for kind in round_of_kinds:
+            is_hasty = draw.random() < HASTY_SHARE and not (is_replica_gone and kind.takes_replica)
+            is_replica_gone = kind.takes_replica or (is_hasty and is_replica_gone)
+            pauses_s = HASTY_PAUSES_S if is_hasty else PAUSES_S
             yield Fault(
                 kind,
-                pause_s=draw.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S),
+                pause_s=draw.uniform(*pauses_s),
                 lot=draw.random(),
                 duration_s=draw.uniform(*_LASTING[kind]) if kind.lasts else 0.0,
+                is_hasty=is_hasty,
             )

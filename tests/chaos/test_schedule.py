@@ -1,10 +1,10 @@
 """Schedules repeat by their seed and leave nothing out."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
-from tests.chaos.schedule import LONGEST_PAUSE_S, SHORTEST_PAUSE_S, Fault, FaultKind, schedule
+from tests.chaos.schedule import HASTY_PAUSES_S, PAUSES_S, Fault, FaultKind, schedule
 
 COUNT = 300
 
@@ -35,7 +35,22 @@ def test_only_the_kinds_that_a_cluster_knows_come() -> None:
 def test_all_victims_are_chosen_and_pauses_are_bounded() -> None:
     drawn = faults(5)
     assert {int(fault.lot * 4) for fault in drawn} == {0, 1, 2, 3}
-    assert all(SHORTEST_PAUSE_S <= fault.pause_s <= LONGEST_PAUSE_S for fault in drawn)
+    for fault in drawn:
+        shortest_s, longest_s = HASTY_PAUSES_S if fault.is_hasty else PAUSES_S
+        assert shortest_s <= fault.pause_s <= longest_s
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_some_are_hasty_and_a_replica_lives_all_the_time(seed: int) -> None:
+    drawn = faults(seed)
+    assert COUNT / 10 < sum(fault.is_hasty for fault in drawn) < COUNT / 2
+    num_gone = 0
+    for fault in drawn:
+        if not fault.is_hasty:  # the cluster is whole
+            num_gone = 0
+        num_gone += fault.kind.takes_replica
+        assert num_gone <= 1
+    assert any(a.kind.takes_replica and b.is_hasty for a, b in pairwise(drawn))
 
 
 @pytest.mark.parametrize("kind", list(FaultKind))
