@@ -14,7 +14,13 @@ class Cluster(Protocol):
 
     @property
     def urls(self) -> Sequence[str]:
-        """Where clients may go."""
+        """Where clients go, to HAProxy."""
+
+    def frontend_urls(self) -> list[str]:
+        """Each frontend's own address, past HAProxy: who goes there knows whose client it is."""
+
+    def urls_of(self, process: psutil.Process) -> frozenset[str]:
+        """Own addresses of a frontend; none of another process."""
 
     @property
     def num_frontends(self) -> int:
@@ -33,8 +39,8 @@ class Cluster(Protocol):
     def is_whole(self) -> bool:
         """Whether all replicas and frontends are there and serve; brings back who left."""
 
-    def isolate_host(self, lot: float, kind: FaultKind) -> str:
-        """Cut a host off, or let it leave; tell which."""
+    def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
+        """Cut a host off, or let it leave; tell which, and the addresses of its frontends."""
 
     def restore_hosts(self) -> None:
         """Undo it."""

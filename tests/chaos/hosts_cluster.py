@@ -8,9 +8,9 @@ from typing import Self
 import psutil
 
 from tests.chaos.books import Status, are_well
-from tests.chaos.live_cluster import HEAD, LiveCluster
+from tests.chaos.live_cluster import HEAD, INGRESS_PORTS, LiveCluster
 from tests.chaos.model import MODEL_OPTIONS
-from tests.chaos.roles import Role
+from tests.chaos.roles import Role, listening_ports
 from tests.chaos.schedule import FaultKind
 
 
@@ -54,6 +54,17 @@ class HostsCluster:
         """See Cluster."""
         return self._live.processes(role)
 
+    def frontend_urls(self) -> list[str]:
+        """See Cluster."""
+        return self._live.frontend_urls()
+
+    def urls_of(self, process: psutil.Process) -> frozenset[str]:
+        """See Cluster."""
+        hosts = [h for h in self._live.hosts if process in self._live.processes(Role.FRONTEND, h)]
+        ports = listening_ports(process) & set(INGRESS_PORTS)
+        addresses = [self._live.hosts.address(host) for host in hosts]
+        return frozenset(f"http://{address}:{port}" for address in addresses for port in ports)
+
     def statuses(self) -> list[Status]:
         """See Cluster."""
         return self._live.status()
@@ -75,10 +86,12 @@ class HostsCluster:
             )
         )
 
-    def isolate_host(self, lot: float, kind: FaultKind) -> str:
+    def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
         """See Cluster."""
         others = [host for host in self._live.hosts if host != HEAD]
         host = others[int(lot * len(others))]
+        frontends = self._live.processes(Role.FRONTEND, host)
+        urls = frozenset(url for frontend in frontends for url in self.urls_of(frontend))
         if kind is FaultKind.CUT_HOST:
             self._live.cut(host)
             self._cut.append(host)
@@ -87,7 +100,7 @@ class HostsCluster:
         else:
             [raylet] = self._live.processes(Role.RAYLET, host)
             self._live.kill(raylet)
-        return f"host {host}"
+        return f"host {host}", urls
 
     def restore_hosts(self) -> None:
         """See Cluster; `is_whole` lets who died begin anew."""

@@ -29,6 +29,8 @@ class Outcome:
     answer: Answer
     judgement: Judgement
     url: str
+    is_direct: bool = False
+    """Whether it went to one certain frontend, past HAProxy."""
     num_attempts: int | None = None
     """Replicas that it was placed on, one after the other; None: nobody asked, or knew."""
 
@@ -93,6 +95,8 @@ class Load:
     ) -> None:
         """`is_disturbed` tells of an answer whether a fault happened while it came."""
         self._urls = urls
+        self.frontend_urls: Sequence[str] = ()
+        """Every other request goes to one of these, if there are any."""
         self._requests = requests
         self._expected = expected
         self._draw = random.Random(f"load {seed}")
@@ -125,7 +129,8 @@ class Load:
 
     async def _ask(self) -> None:
         request = self._draw.choice(self._requests)
-        url = self._draw.choice(self._urls)
+        is_direct = bool(self.frontend_urls) and self._draw.random() < 0.5
+        url = self._draw.choice(self.frontend_urls if is_direct else self._urls)
         self.num_open += 1
         try:
             answer = await send(url, request)
@@ -133,7 +138,7 @@ class Load:
             self.num_open -= 1
         judgement = judge(answer, self._expected.get(request.name))
         found = await num_attempts(url, answer.id) if self._is_disturbed(answer) else None
-        self.outcomes.append(Outcome(answer, judgement, url, found))
+        self.outcomes.append(Outcome(answer, judgement, url, is_direct, found))
         if answer.cut:
             await asyncio.sleep(RETRY_S)  # nobody is there at the moment
 

@@ -85,15 +85,23 @@ class LocalCluster:
         """See Cluster."""
         return select(self._serving.processes(), Role(role))
 
+    def frontend_urls(self) -> list[str]:
+        """See Cluster."""
+        return [url for each in self.processes(Role.FRONTEND) for url in self.urls_of(each)]
+
+    def urls_of(self, process: psutil.Process) -> frozenset[str]:
+        """See Cluster."""
+        ports = listening_ports(process) & set(INGRESS_PORTS)
+        return frozenset(f"http://127.0.0.1:{port}" for port in ports)
+
     def statuses(self) -> list[Status]:
         """See Cluster."""
         found = []
         with httpx2.Client(timeout=STATUS_TIMEOUT_S, trust_env=False) as client:
-            for frontend in self.processes(Role.FRONTEND):
-                for port in listening_ports(frontend) & set(INGRESS_PORTS):
-                    with suppress(httpx2.HTTPError):
-                        response = client.get(f"http://127.0.0.1:{port}/status")
-                        found.append(response.raise_for_status().json())
+            for url in self.frontend_urls():
+                with suppress(httpx2.HTTPError):
+                    response = client.get(f"{url}/status")
+                    found.append(response.raise_for_status().json())
         return found
 
     def is_whole(self) -> bool:
@@ -107,7 +115,7 @@ class LocalCluster:
             self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
         )
 
-    def isolate_host(self, lot: float, kind: FaultKind) -> str:
+    def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
         """There is one host alone."""
         raise NotImplementedError
 

@@ -21,6 +21,7 @@ IDLE_TIMEOUT_S = 20.0
 """For the books to be empty once the last answer has ended."""
 LAST_ANSWER_TIMEOUT_S = 150.0
 POLL_S = 0.2
+FOLLOW_PERIOD_S = 1.0
 
 Report = Callable[[str], None]
 
@@ -64,8 +65,10 @@ class ChaosRun:
         task = asyncio.create_task(
             load.run_closed(plan.num_clients) if plan.rate is None else load.run_open(plan.rate)
         )
+        following = asyncio.create_task(self._follow_frontends(load))
         problem = await self._strike_until_over(load)
         load.finish()
+        following.cancel()
         await asyncio.wait_for(task, LAST_ANSWER_TIMEOUT_S)
         tally = Tally(load.outcomes, self.blows)
         for blow in self.blows:
@@ -118,6 +121,12 @@ class ChaosRun:
         for blow in felt:
             blow.mended_s = time.monotonic()
         self.report(f"  whole {time.monotonic() - felt[-1].struck_s:.1f} s later")
+
+    async def _follow_frontends(self, load: Load) -> None:
+        """Tell the load where frontends are: those that Serve starts anew are elsewhere."""
+        while True:
+            load.frontend_urls = await asyncio.to_thread(self.cluster.frontend_urls)
+            await asyncio.sleep(FOLLOW_PERIOD_S)
 
     def _is_disturbed(self, answer: Answer) -> bool:
         return any(answer.started_s < blow.struck_s < answer.ended_s for blow in self.blows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from tests.chaos.cluster import Cluster
+from tests.chaos.roles import Role
 from tests.chaos.schedule import Fault, FaultKind
 
 
@@ -20,6 +21,8 @@ class Blow:
     struck_s: float
     mended_s: float | None = None
     """When the cluster was whole again."""
+    lost_urls: frozenset[str] = frozenset()
+    """Own addresses of frontends that are gone with it."""
 
     @property
     def kind(self) -> FaultKind:
@@ -36,7 +39,7 @@ def strike(fault: Fault, cluster: Cluster, *, sleep: Callable[[float], None] = t
     role = fault.kind.role
     if not role:
         blow = Blow(fault, "", time.monotonic())
-        blow.victim = cluster.isolate_host(fault.lot, fault.kind)
+        blow.victim, blow.lost_urls = cluster.isolate_host(fault.lot, fault.kind)
         sleep(fault.duration_s)
         cluster.restore_hosts()
         return blow
@@ -46,7 +49,8 @@ def strike(fault: Fault, cluster: Cluster, *, sleep: Callable[[float], None] = t
     victim = victims[int(fault.lot * len(victims))]
     try:
         if not fault.kind.lasts:
-            blow = Blow(fault, f"pid {victim.pid}", time.monotonic())
+            urls = cluster.urls_of(victim) if role == Role.FRONTEND else frozenset()
+            blow = Blow(fault, f"pid {victim.pid}", time.monotonic(), lost_urls=urls)
             victim.kill()
             return blow
         blow = Blow(fault, f"pid {victim.pid} for {fault.duration_s:.1f} s", time.monotonic())

@@ -41,7 +41,7 @@ class Tally:
 
     def fate(self, outcome: Outcome) -> Fate:
         """What became of one request."""
-        if outcome.judgement.verdict is Verdict.LOST and self._is_excused(outcome.answer):
+        if outcome.judgement.verdict is Verdict.LOST and self._is_excused(outcome):
             return Fate.EXCUSED
         return Fate(outcome.judgement.verdict.value)
 
@@ -136,9 +136,11 @@ class Tally:
             ]
         )
 
-    def _is_excused(self, answer: Answer) -> bool:
+    def _is_excused(self, outcome: Outcome) -> bool:
+        answer = outcome.answer
         return bool(answer.cut) and any(
             blow.kind.excuses_clients
+            and (not outcome.is_direct or outcome.url in blow.lost_urls)
             and blow.struck_s <= answer.ended_s
             and (blow.mended_s is None or answer.started_s <= blow.mended_s)
             for blow in self.blows

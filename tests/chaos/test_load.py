@@ -123,6 +123,24 @@ def test_a_closed_loop_keeps_its_clients_and_judges_every_answer() -> None:
     assert verdicts.count(Verdict.OK) == len(verdicts) - 1
 
 
+def test_half_of_the_requests_go_to_a_frontend_of_their_choice() -> None:
+    async def run() -> list[bool]:
+        async with server(WHOLE) as (url, _), server(WHOLE) as (own_url, _):
+            load = Load([url], REQUESTS, {}, seed=1)
+            load.frontend_urls = [own_url]
+            running = asyncio.create_task(load.run_closed(2))
+            while len(load.outcomes) < 40:  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0.01)
+            load.finish()
+            await running
+            for each in load.outcomes:
+                assert each.url == (own_url if each.is_direct else url)
+            return [each.is_direct for each in load.outcomes]
+
+    found = asyncio.run(run())
+    assert 0.2 < found.count(True) / len(found) < 0.8
+
+
 def test_an_open_loop_sends_at_its_rate() -> None:
     async def run() -> int:
         async with server(WHOLE) as (url, _):

@@ -20,20 +20,27 @@ class FakeCluster:
     urls = ()
     num_frontends = 1
     kinds = tuple(FaultKind)
+    role = ""
 
     def __init__(self, processes: list[psutil.Process]) -> None:
         self._processes = processes
         self.notes: list[str] = []
 
     def processes(self, role: str) -> list[psutil.Process]:
-        return self._processes if role == "rank" else []
+        return self._processes if role in {"rank", self.role} else []
 
     def is_whole(self) -> bool:
         return True
 
-    def isolate_host(self, lot: float, kind: FaultKind) -> str:
+    def frontend_urls(self) -> list[str]:
+        return []
+
+    def urls_of(self, process: psutil.Process) -> frozenset[str]:
+        return frozenset({f"http://h:{process.pid}"})
+
+    def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
         self.notes.append(f"{kind.value} {lot}")
-        return "b"
+        return "b", frozenset({"http://b"})
 
     def restore_hosts(self) -> None:
         self.notes.append("restored")
@@ -93,6 +100,15 @@ def test_a_host_is_restored_after_its_time() -> None:
     )
     assert cluster.notes == ["host is cut off 0.5", "4.0", "restored"]
     assert blow.victim == "b"
+    assert blow.lost_urls == {"http://b"}
+
+
+def test_a_frontend_takes_its_addresses_with_it(sleepers: list[psutil.Process]) -> None:
+    cluster = FakeCluster(sleepers)
+    assert strike(fault(FaultKind.KILL_RANK), cluster).lost_urls == frozenset()
+    cluster.role = "frontend"
+    blow = strike(fault(FaultKind.KILL_FRONTEND, 0.5), cluster)
+    assert blow.lost_urls == {f"http://h:{sleepers[1].pid}"}
 
 
 def test_without_a_victim_there_is_no_fault() -> None:

@@ -30,7 +30,7 @@ def outcome(
     num_attempts: int | None = 1,
 ) -> Outcome:
     answer = Answer(REQUEST, times[0], times[-1], 200, "c", cut=cut, token_times_s=list(times))
-    return Outcome(answer, judgement, "http://h", num_attempts)
+    return Outcome(answer, judgement, "http://h", num_attempts=num_attempts)
 
 
 def test_it_counts_and_a_clean_run_is_clean() -> None:
@@ -95,6 +95,14 @@ def test_only_a_right_beginning_that_a_frontend_took_with_it_is_excused(
     tally = Tally([outcome(), spoiled], [struck])
     assert tally.fate(spoiled) is fate
     assert tally.is_clean == (fate is Fate.EXCUSED)
+
+
+def test_who_knows_its_frontend_is_excused_for_the_death_of_that_one_alone() -> None:
+    spoiled = replace(outcome(LOST, (9.0, 11.0), "reset"), is_direct=True)
+    other = blow(FaultKind.CUT_HOST)
+    own = replace(other, lost_urls=frozenset({"http://h"}))
+    assert Tally([spoiled], [other]).fate(spoiled) is Fate.LOST
+    assert Tally([spoiled], [other, own]).fate(spoiled) is Fate.EXCUSED
 
 
 def test_a_gap_is_the_longest_silence_from_the_fault_on() -> None:
