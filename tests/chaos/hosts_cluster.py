@@ -9,6 +9,7 @@ import psutil
 
 from tests.chaos.books import Status, are_well
 from tests.chaos.live_cluster import HEAD, INGRESS_PORTS, LiveCluster
+from tests.chaos.local_cluster import is_open
 from tests.chaos.model import MODEL_OPTIONS
 from tests.chaos.roles import Role, listening_ports
 from tests.chaos.schedule import FaultKind
@@ -81,6 +82,7 @@ class HostsCluster:
         return (
             counts == {self._num_hosts}
             and len(self._live.processes(Role.CONTROLLER)) == 1
+            and all(map(is_open, self.urls))
             and are_well(
                 self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_hosts
             )

@@ -18,6 +18,7 @@ from tests.chaos.schedule import FaultKind
 from tests.integration.serving import START_TIMEOUT_S, Serving, wait_until
 
 STATUS_TIMEOUT_S = 5.0
+OPEN_TIMEOUT_S = 2.0
 NUM_QUIET_LOOKS, LOOK_PERIOD_S = 3, 0.5
 
 
@@ -109,9 +110,9 @@ class LocalCluster:
         started = self._serving.processes()
         wanted = {Role.REPLICA: self._num_replicas, Role.RANK: self._num_ranks}
         wanted |= {Role.CONTROLLER: 1, Role.HAPROXY: 1}
-        return all(
-            len(select(started, role)) == count for role, count in wanted.items()
-        ) and are_well(
+        if any(len(select(started, role)) != count for role, count in wanted.items()):
+            return False
+        return is_open(self._serving.url) and are_well(
             self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
         )
 
@@ -122,3 +123,11 @@ class LocalCluster:
     def restore_hosts(self) -> None:
         """There is one host alone."""
         raise NotImplementedError
+
+
+def is_open(url: str) -> bool:
+    """Whether a request gets through; a proxy that runs need not listen yet."""
+    try:
+        return httpx2.get(f"{url}/ready", timeout=OPEN_TIMEOUT_S, trust_env=False).is_success
+    except httpx2.HTTPError:
+        return False
