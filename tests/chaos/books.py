@@ -29,12 +29,16 @@ class Leaks:
         return self != Leaks()
 
 
-def are_well(statuses: Sequence[Status], *, num_frontends: int, num_replicas: int) -> bool:
-    """Whether every frontend answered, and hears from every replica."""
-    return len(statuses) == num_frontends and all(
-        len(model["replicas"]) == num_replicas and all(map(_is_well, model["replicas"]))
-        for model in _models(statuses)
-    )
+def missing_in(statuses: Sequence[Status], *, num_frontends: int, num_replicas: int) -> str:
+    """Which frontend does not answer, or does not hear from which replica; empty: all is well."""
+    if len(statuses) != num_frontends:
+        return f"{len(statuses)} of {num_frontends} frontends answer"
+    for model in _models(statuses):
+        num_well = sum(map(_is_well, model["replicas"]))
+        num_known = len(model["replicas"])
+        if not num_well == num_known == num_replicas:
+            return f"a frontend knows {num_known} replicas and hears from {num_well}"
+    return ""
 
 
 def leaks(statuses: Sequence[Status], *, num_frontends: int, problem: str = "") -> Leaks:

@@ -36,8 +36,8 @@ class Cluster(Protocol):
     def statuses(self) -> list[Status]:
         """What /status of every frontend says that answers."""
 
-    def is_whole(self) -> bool:
-        """Whether all replicas and frontends are there and serve; brings back who left."""
+    def missing(self) -> str:
+        """What is not there, or does not serve; empty: the cluster is whole. Brings back hosts."""
 
     def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
         """Cut a host off, or let it leave; tell which, and the addresses of its frontends."""

@@ -7,7 +7,7 @@ from typing import Self
 
 import psutil
 
-from tests.chaos.books import Status, are_well
+from tests.chaos.books import Status, missing_in
 from tests.chaos.live_cluster import HEAD, INGRESS_PORTS, LiveCluster
 from tests.chaos.local_cluster import is_open
 from tests.chaos.model import MODEL_OPTIONS
@@ -70,22 +70,22 @@ class HostsCluster:
         """See Cluster."""
         return self._live.status()
 
-    def is_whole(self) -> bool:
+    def missing(self) -> str:
         """See Cluster."""
         for host in self._live.hosts:
             # A host that was taken for dead while it was cut off has to begin anew.
             if host != HEAD and not self._live.processes(Role.RAYLET, host):
                 self._live.rejoin(host)
-                return False
-        roles = (Role.REPLICA, Role.RANK, Role.HAPROXY)
-        counts = {len(self._live.processes(role)) for role in roles}
-        return (
-            counts == {self._num_hosts}
-            and len(self._live.processes(Role.CONTROLLER)) == 1
-            and all(map(is_open, self.urls))
-            and are_well(
-                self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_hosts
-            )
+                return f"host {host} has just come back"
+        wanted = dict.fromkeys((Role.REPLICA, Role.RANK, Role.HAPROXY), self._num_hosts)
+        for role, count in {**wanted, Role.CONTROLLER: 1}.items():
+            if (num_found := len(self._live.processes(role))) != count:
+                return f"{num_found} {role} processes of {count}"
+        for url in self.urls:
+            if not is_open(url):
+                return f"{url} does not answer"
+        return missing_in(
+            self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_hosts
         )
 
     def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
@@ -105,6 +105,6 @@ class HostsCluster:
         return f"host {host}", urls
 
     def restore_hosts(self) -> None:
-        """See Cluster; `is_whole` lets who died begin anew."""
+        """See Cluster; `missing` lets who died begin anew."""
         while self._cut:
             self._live.heal(self._cut.pop())

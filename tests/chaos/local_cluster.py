@@ -10,7 +10,7 @@ from typing import Self
 import httpx2
 import psutil
 
-from tests.chaos.books import Status, are_well
+from tests.chaos.books import Status, missing_in
 from tests.chaos.live_cluster import INGRESS_PORTS
 from tests.chaos.model import MODEL_OPTIONS
 from tests.chaos.roles import Role, listening_ports, select
@@ -105,16 +105,23 @@ class LocalCluster:
                     found.append(response.raise_for_status().json())
         return found
 
-    def is_whole(self) -> bool:
+    def missing(self) -> str:
         """See Cluster."""
         started = self._serving.processes()
         wanted = {Role.REPLICA: self._num_replicas, Role.RANK: self._num_ranks}
         wanted |= {Role.CONTROLLER: 1, Role.HAPROXY: 1}
-        if any(len(select(started, role)) != count for role, count in wanted.items()):
-            return False
-        return is_open(self._serving.url) and are_well(
+        for role, count in wanted.items():
+            if (num_found := len(select(started, role))) != count:
+                return f"{num_found} {role} processes of {count}"
+        if not is_open(self._serving.url):
+            return "the endpoint does not answer"
+        return missing_in(
             self.statuses(), num_frontends=self.num_frontends, num_replicas=self._num_replicas
         )
+
+    def is_whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing()
 
     def isolate_host(self, lot: float, kind: FaultKind) -> tuple[str, frozenset[str]]:
         """There is one host alone."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -46,8 +47,11 @@ def select(processes: Iterable[psutil.Process], role: Role) -> list[psutil.Proce
 def listening_ports(process: psutil.Process) -> set[int]:
     """TCP ports that a process listens on, on whatever host; psutil would look on this one."""
     folder = Path(f"/proc/{process.pid}")
+    files = set()
     try:
-        files = {os.readlink(file) for file in (folder / "fd").iterdir()}
+        for file in (folder / "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                files.add(os.readlink(file))
         tables = [(folder / "net" / name).read_text() for name in ("tcp", "tcp6")]
     except OSError:  # ended since it was listed
         return set()

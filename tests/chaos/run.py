@@ -51,6 +51,8 @@ class ChaosRun:
     plan: Plan
     report: Report
     blows: list[Blow] = field(default_factory=list)
+    _missing: str = ""
+    """What the cluster was last waited for."""
 
     async def run(self) -> Tally:
         """Do it all; the tally tells what came of it."""
@@ -87,7 +89,8 @@ class ChaosRun:
                 try:
                     await self._wait_whole(load)
                 except TimeoutError:
-                    return f"not whole within {MEND_TIMEOUT_S:g} s of {self.blows[-1].kind.value}"
+                    kind = self.blows[-1].kind.value
+                    return f"not whole {MEND_TIMEOUT_S:g} s after {kind}: {self._missing}"
             if is_last:
                 return ""
             await asyncio.sleep(fault.pause_s)
@@ -116,11 +119,14 @@ class ChaosRun:
         if not felt:
             return
         async with asyncio.timeout(MEND_TIMEOUT_S):
-            while not await asyncio.to_thread(self.cluster.is_whole):  # noqa: ASYNC110  it tells nobody
+            while found := await asyncio.to_thread(self.cluster.missing):
+                self._missing = found
                 await asyncio.sleep(POLL_S)
         for blow in felt:
             blow.mended_s = time.monotonic()
-        self.report(f"  whole {time.monotonic() - felt[-1].struck_s:.1f} s later")
+        took_s = time.monotonic() - felt[-1].struck_s
+        self.report(f"  whole {took_s:.1f} s later; last: {self._missing or 'nothing missing'}")
+        self._missing = ""
 
     async def _follow_frontends(self, load: Load) -> None:
         """Tell the load where frontends are: those that Serve starts anew are elsewhere."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.books import Leaks, are_well, leaks
+from tests.chaos.books import Leaks, leaks, missing_in
 
 REPLICA: dict[str, Any] = {
     "connected": True,
@@ -25,19 +25,19 @@ def status(*replicas: dict[str, Any], held: int = 0, placed: int = 0) -> dict[st
 
 def test_a_whole_idle_cluster_is_well_and_leaks_nothing() -> None:
     seen = [status(REPLICA, REPLICA)] * 2
-    assert are_well(seen, num_frontends=2, num_replicas=2)
+    assert not missing_in(seen, num_frontends=2, num_replicas=2)
     assert not leaks(seen, num_frontends=2)
 
 
 @pytest.mark.parametrize("change", [{"connected": False}, {"state": "draining"}, {"age_s": 9.0}])
 def test_one_replica_that_one_frontend_does_not_hear_is_not_well(change: dict[str, Any]) -> None:
     seen = [status(REPLICA, REPLICA), status(REPLICA, {**REPLICA, **change})]
-    assert not are_well(seen, num_frontends=2, num_replicas=2)
+    assert missing_in(seen, num_frontends=2, num_replicas=2)
 
 
 def test_who_is_missing_is_not_well() -> None:
-    assert not are_well([status(REPLICA)], num_frontends=1, num_replicas=2)
-    assert not are_well([status(REPLICA)], num_frontends=2, num_replicas=1)
+    assert missing_in([status(REPLICA)], num_frontends=1, num_replicas=2)
+    assert missing_in([status(REPLICA)], num_frontends=2, num_replicas=1)
     assert "1 of 2 frontends" in leaks([status(REPLICA)], num_frontends=2).problem
     assert leaks([], num_frontends=1)
 

@@ -29,8 +29,8 @@ class FakeCluster:
     def processes(self, role: str) -> list[psutil.Process]:
         return self._processes if role in {"rank", self.role} else []
 
-    def is_whole(self) -> bool:
-        return True
+    def missing(self) -> str:
+        return ""
 
     def frontend_urls(self) -> list[str]:
         return []
