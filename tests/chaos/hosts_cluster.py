@@ -77,7 +77,7 @@ class HostsCluster:
             if host != HEAD and not self._live.processes(Role.RAYLET, host):
                 self._live.rejoin(host)
                 return f"host {host} has just come back"
-        wanted = dict.fromkeys((Role.REPLICA, Role.RANK, Role.HAPROXY), self._num_hosts)
+        wanted = dict.fromkeys((Role.REPLICA, Role.RANK), self._num_hosts)
         for role, count in {**wanted, Role.CONTROLLER: 1}.items():
             if (num_found := len(self._live.processes(role))) != count:
                 return f"{num_found} {role} processes of {count}"

@@ -109,7 +109,7 @@ class LocalCluster:
         """See Cluster."""
         started = self._serving.processes()
         wanted = {Role.REPLICA: self._num_replicas, Role.RANK: self._num_ranks}
-        wanted |= {Role.CONTROLLER: 1, Role.HAPROXY: 1}
+        wanted[Role.CONTROLLER] = 1
         for role, count in wanted.items():
             if (num_found := len(select(started, role))) != count:
                 return f"{num_found} {role} processes of {count}"
