@@ -25,6 +25,9 @@ def serve_environment() -> dict[str, str]:
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         # Every process writes its metrics out ten times a second; nobody reads them so often.
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        # Three failed looks at a dead HAProxy start a new one. At one every ten seconds its host
+        # would be without a door for half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # A frontend that stands still gets no new clients after a second or two.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # A replica that fails its health checks has nothing to drain: its streams are elsewhere.
