@@ -19,6 +19,7 @@ from rich.console import Console
 from deployments.args import AppArgs
 from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
+from deployments.cli_node_env import node_environment
 from deployments.cli_options import PlanOptions, ServeOptions, takes_options
 from deployments.cli_serve_config import serve_config
 from deployments.cli_settings import (
@@ -116,6 +117,12 @@ def config(options: ServeOptions) -> None:
         with_cache_dir=options.cache_dir is not None,
     )
     typer.echo(text, nl=False)
+
+
+@app.command("node-env")
+def node_env() -> None:
+    """Print what every node of a cluster exports before `ray start`, with a token for all."""
+    typer.echo(node_environment(os.environ.get("RAY_AUTH_TOKEN")), nl=False)
 
 
 @app.command()

@@ -11,7 +11,7 @@ HEADER = """\
 # For `serve deploy FILE`, or as serveConfigV2 of a RayService.
 #
 # Ray Serve reads these when it starts, so set them on the head and on every worker node before
-# `ray start`, together with the same RAY_AUTH_TOKEN on all of them:
+# `ray start`, together with the same RAY_AUTH_TOKEN on all of them; `pageray node-env` exports all:
 """
 
 

@@ -29,12 +29,14 @@ def can_make_hosts() -> bool:
 
 
 class Hosts:
-    """Hosts 1 to `num_hosts`, host 0 being the machine itself; a context manager.
+    """Hosts 1 to `num_hosts`, host 0 being the machine itself; a context manager. Then come
+    `num_others`, which iterating leaves out, for what is no part of the cluster.
 
     A cut host reaches itself alone. What runs on a host ends with `close`.
     """
 
-    def __init__(self, num_hosts: int) -> None:
+    def __init__(self, num_hosts: int, num_others: int = 0) -> None:
+        self._num_hosts = num_hosts
         self._names: dict[int, str] = {}
         self._subnet = _make_bridge()
         self.folder = RUNS / self._bridge
@@ -43,7 +45,7 @@ class Hosts:
             self.private_folder.mkdir(parents=True)
             # Nobody answers names here: whoever looks for one is to hear so at once.
             self._resolver.write_text("nameserver 127.0.0.1\n")
-            for host in range(1, num_hosts + 1):
+            for host in range(1, num_hosts + num_others + 1):
                 self._make(host)
         except BaseException:
             self.close()
@@ -56,7 +58,7 @@ class Hosts:
         self.close()
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._names)
+        return iter(range(1, self._num_hosts + 1))
 
     @property
     def private_folder(self) -> Path:

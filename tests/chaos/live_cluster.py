@@ -5,7 +5,6 @@ environment that Serve needs and a token, then the file that `pageray config` pr
 """
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from typing import Any, Self
 import httpx2
 import psutil
 
-from deployments.serve_environment import serve_environment
 from tests.chaos.hosts import Hosts
 from tests.chaos.roles import Role, listening_ports, select
 from tests.integration.serving import wait_until
@@ -51,6 +49,8 @@ class LiveCluster:
         num_replicas: int = 2,
         num_frontends: int = 1,
         num_cpus: int | Sequence[int] = 2,
+        num_joined: int | None = None,
+        num_ready: int | None = None,
         drain_timeout_s: float = 20.0,
     ) -> None:
         """Take what to serve.
@@ -60,22 +60,19 @@ class LiveCluster:
             options: more options of `pageray config`.
             num_cpus: of Ray's tokens, on each host. A replica takes 0.1 and 1 for each rank, a
                 frontend 0.5: with 2 every host has room for one of each.
+            num_joined: hosts that are there from the start, all unless given; others may `rejoin`.
+            num_ready: replicas to wait for at the start, all unless given.
             drain_timeout_s: the application's.
         """
         self._options = [str(model), *options, "--replicas", str(num_replicas)]
         self._options += ["--num-frontends", str(num_frontends)]
         self._options += ["--drain-timeout", f"{drain_timeout_s:g}", "--port", str(HTTP_PORT)]
         self._num_hosts = num_hosts
-        self._num_replicas = num_replicas
+        self._num_ready = num_replicas if num_ready is None else num_ready
         self._num_frontends = num_frontends
         given = [num_cpus] * num_hosts if isinstance(num_cpus, int) else num_cpus
         self._num_cpus = dict(enumerate(given, 1))
-        self._settings = {
-            **serve_environment(),
-            **HEALTH_SETTINGS,
-            "RAY_AUTH_TOKEN": secrets.token_hex(16),
-            "PYTHONPATH": str(ROOT),
-        }
+        self._num_joined = num_hosts if num_joined is None else num_joined
 
     def __enter__(self) -> Self:
         self.start()
@@ -89,12 +86,17 @@ class LiveCluster:
         self.hosts = Hosts(self._num_hosts)
         self._client = httpx2.Client(timeout=STATUS_TIMEOUT_S, trust_env=False)
         try:
-            own = self.hosts.private_folder
-            self._environment = {**os.environ, **self._settings, "TMPDIR": str(own)}
+            self._environment = {
+                **os.environ,
+                **HEALTH_SETTINGS,
+                "PYTHONPATH": str(ROOT),
+                "TMPDIR": str(self.hosts.private_folder),
+            }
+            self._node_file.write_text(self._pageray("node-env"))
             self.start_ray([HEAD])
-            self.start_ray([host for host in self.hosts if host != HEAD])
+            self.start_ray(range(HEAD + 1, self._num_joined + 1))
             self._deploy()
-            self.wait_ready(self._num_replicas)
+            self.wait_ready(self._num_ready)
         except BaseException:
             self.stop()
             raise
@@ -142,9 +144,16 @@ class LiveCluster:
         self.hosts.heal(host)
 
     def rejoin(self, host: int) -> None:
-        """Start Ray anew on a host whose raylet has died, or will because the head gave it up."""
+        """Start Ray on a host that was not there yet, or anew where the raylet has died or will
+        because the head gave it up."""
         self.hosts.end_processes(host)
         self.start_ray([host])
+
+    def drain(self, host: int) -> None:
+        """Ask for a host to be emptied: Serve starts what it has there elsewhere first."""
+        reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it leaves")
+        address = ("--address", self._ray_address)
+        self.run(host, "ray", "drain-node", *address, *reason)
 
     def start_ray(self, hosts: Iterable[int]) -> None:
         """Start Ray on hosts, the head or workers, all at once."""
@@ -249,9 +258,27 @@ class LiveCluster:
         return "\n".join(path.read_text() for path in logs)
 
     def run(self, host: int, *command: str) -> str:
-        """Run a program of this Python's on a host, in the cluster's environment."""
-        program = str(Path(sys.executable).with_name(command[0]))
-        return self.hosts.run(host, [program, *command[1:]], self._environment, COMMAND_TIMEOUT_S)
+        """Run a program of this Python's on a host, as on a node; return its output."""
+        return self.hosts.run(host, self._on_node(*command), self._environment, COMMAND_TIMEOUT_S)
+
+    def _pageray(self, *command: str) -> str:
+        """What a command prints, wherever it runs."""
+        return subprocess.run(
+            [sys.executable, "-m", "deployments.cli", *command],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+
+    def _on_node(self, program: str, *arguments: str) -> list[str]:
+        """A command, with the environment that `pageray node-env` prints."""
+        path = str(Path(sys.executable).with_name(program))
+        return ["sh", "-c", '. "$0" && exec "$@"', str(self._node_file), path, *arguments]
+
+    @property
+    def _node_file(self) -> Path:
+        return self.hosts.folder / "node.env"  # seen by all hosts
 
     def _sum_of_admission(self, field: str) -> int:
         return sum(
@@ -259,17 +286,18 @@ class LiveCluster:
         )
 
     def _ray_command(self, host: int) -> list[str]:
-        command = [str(Path(sys.executable).with_name("ray")), "start"]
-        command += [f"--node-ip-address={self.hosts.address(host)}"]
+        command = [f"--node-ip-address={self.hosts.address(host)}"]
         command += [f"--num-cpus={self._num_cpus[host]}", "--labels", f"host=host-{host}"]
         command += ["--include-log-monitor=false"]  # it forwards logs to drivers; there is none
-        if host != HEAD:
-            return [*command, f"--address={self._ray_address}"]
-        return [*command, "--head", f"--port={RAY_PORT}", "--include-dashboard=false"]
+        if host == HEAD:
+            command += ["--head", f"--port={RAY_PORT}", "--include-dashboard=false"]
+        else:
+            command += [f"--address={self._ray_address}"]
+        return self._on_node("ray", "start", *command)
 
     def _deploy(self) -> None:
-        file = self.hosts.folder / "app.yaml"  # seen by all hosts
-        file.write_text(self.run(HEAD, "python", "-m", "deployments.cli", "config", *self._options))
+        file = self.hosts.folder / "app.yaml"
+        file.write_text(self._pageray("config", *self._options))
         self.run(HEAD, "serve", "run", "--non-blocking", "--address", self._ray_address, str(file))
 
     @property

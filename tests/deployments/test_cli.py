@@ -15,6 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 from deployments import cli
 from deployments.args import AppArgs, ModelArgs
 from deployments.launch_options import LaunchOptions
+from deployments.serve_environment import serve_environment
 from deployments.tenant import ApiKey
 from engine.errors import InvalidConfig
 from tests.deployments.command_line import Launches, Run
@@ -202,6 +203,26 @@ def test_config_prints_what_serve_deploy_takes(run: Run) -> None:
     assert "sk-k" not in output
     assert "cache_dir" not in application.args, "a folder of this machine means nothing there"
     assert "#   RAY_AUTH_MODE=token" in output
+
+
+def test_a_shell_takes_the_environment_of_a_node_and_all_get_one_token(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    code, output, error = run("node-env")
+    assert (code, error) == (0, "")
+    file = tmp_path / "node.env"
+    file.write_text(output)
+    shell = subprocess.run(
+        ["/bin/sh", "-c", f". {file}; env"], env={}, capture_output=True, text=True, check=True
+    )
+    exported = dict(line.split("=", 1) for line in shell.stdout.splitlines())
+    assert exported.items() >= serve_environment().items()
+    assert len(exported["RAY_AUTH_TOKEN"]) == 64
+    assert run("node-env")[1] != output, "each cluster has its own"
+    # Where it was read in already, the cluster keeps its token.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", exported["RAY_AUTH_TOKEN"])
+    assert run("node-env")[1] == output
 
 
 def test_pull_says_where_the_model_is(run: Run, launches: Launches, tmp_path: Path) -> None:
