@@ -19,12 +19,13 @@ STAMP := .venv/.installed
 TRITONS := $(if $(filter Linux,$(shell uname -s)),$(shell cat tests/triton/versions.txt))
 TRITON_STAMPS := $(TRITONS:%=.venv/tritons/%/.installed)
 
-.PHONY: help setup serve test test-gpu check bench bench-gpu experiment chaos clean
+.PHONY: help setup serve test test-long test-gpu check bench bench-gpu experiment chaos clean
 
 help:
 	@echo 'make setup    make .venv with everything that serving and testing need'
 	@echo 'make serve    serve a model: make serve ARGS="smollm2 --port 8000"'
 	@echo 'make test     run the tests that need no GPU: make test ARGS="tests/engine -x"'
+	@echo 'make test-long  the tests that take minutes each'
 	@echo 'make check    lint, format, types, import rules'
 	@echo 'make bench    measure PageRay beside vLLM, llama.cpp and transformers'
 	@echo 'make test-gpu  the kernels and the engine on a CUDA device, with the Python at hand: no setup'
@@ -52,7 +53,11 @@ serve: setup
 
 test: setup $(TRITON_STAMPS)
 	$(BIN)/pageray pull smollm2
-	$(BIN)/pytest -m 'not gpu' $(ARGS)
+	$(BIN)/pytest -m 'not gpu and not long' $(ARGS)
+
+test-long: setup
+	$(BIN)/pageray pull smollm2
+	$(BIN)/pytest -m long $(ARGS)
 
 # Without dependencies: it lies before the installed one on the path of the compile gate alone.
 .venv/tritons/%/.installed: | $(STAMP)

@@ -20,7 +20,7 @@ from tests.chaos.oracle import OK, judge
 from tests.chaos.requests import COMPLETIONS, ChaosRequest
 from tests.integration.serving import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 BODY = {
     "model": MODEL_NAME,

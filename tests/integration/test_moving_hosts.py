@@ -18,6 +18,7 @@ from tests.integration.serving import wait_until
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not can_make_hosts(), reason="makes network namespaces, which root may"),
 ]
