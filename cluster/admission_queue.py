@@ -129,6 +129,11 @@ class AdmissionQueue:
         """Place whom there is room for by now; return them with their replicas."""
         placed: list[tuple[Ticket, str]] = []
         overtaken: list[Ticket] = []
+        for ticket in [each for each in self._waiting.values() if each.has_begun]:
+            if (replica_id := self._place(ticket)) is not None:
+                self._remove(ticket)
+                self._start(ticket)
+                placed.append((ticket, replica_id))
         queues = [list(queue) for queue in self._queues.values()]
         for ticket in self._fair_share.order(queues):
             replica_id = self._place(ticket)

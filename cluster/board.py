@@ -137,6 +137,11 @@ class Board:
             self._fleet.disconnect(replica_id)
             self._forget(replica_id)
 
+    def avoid(self, replica_id: str) -> None:
+        """Choose a replica no more until it reports again; what it has is not forgotten."""
+        with self._lock:
+            self._fleet.disconnect(replica_id)
+
     def snapshots(self) -> list[ReplicaSnapshot]:
         """Newest snapshot of every member that has reported."""
         with self._lock:

@@ -14,7 +14,10 @@ from engine.request import GenerateRequest
 from engine.sampling_params import SEED_BITS
 
 MAX_STRIKES: Final = 2
-"""Replicas that may be lost, one after the other, with nothing to show for it in between."""
+"""Replicas that may be lost, one after the other, each before it brought much."""
+MIN_PROGRESS: Final = 8
+"""Tokens that make a replica's loss no fault of the request: what it dies of comes early, or again
+at once where it came before."""
 MAX_LOST: Final = 8
 """Replicas that may be lost in all."""
 MAX_REFUSALS: Final = 4
@@ -39,6 +42,8 @@ class Journal:
         self._unwanted: set[int] = set()
         """Open choices whose client has what it wants of them."""
         self._num_attempts = 0
+        self._num_new_tokens = 0
+        """Of the present attempt."""
         self._num_strikes = 0
         self._num_lost = 0
         self._num_refusals = 0
@@ -69,6 +74,7 @@ class Journal:
         """Return what the next replica is asked, under an id of its own."""
         number = self._num_attempts
         self._num_attempts += 1
+        self._num_new_tokens = 0
         self._resumed = {choice for choice, tokens in enumerate(self._emitted) if tokens}
         emitted: list[list[int] | None] = []
         if self._resumed or len(self._open) < len(self._emitted):
@@ -96,7 +102,7 @@ class Journal:
                     f"token {len(emitted)} of choice {choice} is missing.", "Place it again."
                 )
             emitted += output.token_ids
-            self._num_strikes = 0
+            self._num_new_tokens += len(output.token_ids)
         if choice in self._resumed:
             output.num_cached_tokens = 0  # the first attempt has told how much of the prompt was
         if output.finish_reason is FinishReason.ABORT and choice not in self._unwanted:
@@ -127,17 +133,18 @@ class Journal:
     def lose(self, error: ReplicaLost, *, was_accepted: bool) -> None:
         """Note that the present attempt is lost; `was_accepted`: an engine had it.
 
-        Raises Poisonous or the error when no other replica should be tried.
+        Raises Poisonous when no other replica should be tried.
         """
         self._num_lost += 1
-        self._num_strikes += was_accepted
-        if self._num_strikes >= MAX_STRIKES:
+        if self._num_new_tokens >= MIN_PROGRESS:
+            self._num_strikes = 0
+        else:
+            self._num_strikes += was_accepted
+        if self._num_strikes >= MAX_STRIKES or self._num_lost > MAX_LOST:
             raise Poisonous(
-                f"{MAX_STRIKES} replicas were lost when they worked on the request.",
+                f"{self._num_lost} replicas were lost when they worked on the request.",
                 "Send another one; the log of the replicas may say what is wrong with it.",
             ) from error
-        if self._num_lost > MAX_LOST:
-            raise error
 
     def refuse(self, error: PageRayError) -> None:
         """Note that an engine had no room; raises the error when that is its client's answer."""

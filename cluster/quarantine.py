@@ -27,9 +27,11 @@ class Quarantine:
         """Raise Poisonous for a request that is in here."""
         if not self._until_s:
             return
-        until_s = self._until_s.get(digest(request), 0.0)
-        left_s = until_s - self._clock()
-        if left_s > 0:
+        key = digest(request)
+        left_s = self._until_s.get(key, 0.0) - self._clock()
+        if left_s <= 0:
+            self._until_s.pop(key, None)
+        else:
             raise Poisonous(
                 "replicas were lost when they worked on this very request.",
                 f"Send another one, or this one again in {left_s:.0f} s.",
@@ -46,7 +48,7 @@ class Quarantine:
 
 
 def digest(request: GenerateRequest) -> bytes:
-    """Name what is asked, whoever asks: prompt and parameters but the seed."""
+    """Name what a tenant asks: prompt and parameters but the seed."""
     params = replace(request.params, seed=None)
-    asked = repr((request.prompt_token_ids, params)).encode()
+    asked = repr((request.tenant, request.prompt_token_ids, params)).encode()
     return blake2b(asked, digest_size=_DIGEST_BYTES).digest()

@@ -154,7 +154,8 @@ class TokenServer:
         try:
             payload = await asyncio.wait_for(context.read(), HELLO_TIMEOUT_S)
         except TimeoutError as error:
-            raise PermissionError("the client did not say hello.") from error
+            # Perhaps it was us who did not listen: it may try again.
+            raise InvalidMessage("the client did not say hello.", "Begin with Hello.") from error
         hello = decode_client_message(_payload(payload))
         if not isinstance(hello, Hello):
             raise InvalidMessage(

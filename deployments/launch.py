@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 from rich.console import Console
@@ -97,19 +97,25 @@ def _drain(timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     frontends = serve.get_deployment_handle(FRONTEND, APP_NAME)
     frontends._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
-    with suppress(TimeoutError, RayError, RuntimeError):  # none is left to ask
+    with suppress(RayError, RuntimeError):  # none is left to ask
+        with suppress(KeyboardInterrupt):  # the second one cuts off
+            while time.monotonic() < deadline and _close(frontends):
+                time.sleep(DRAIN_LOOK_S)
+        _close(frontends, turn_out=True)
+
+
+def _close(frontends: Any, *, turn_out: bool = False) -> bool:
+    """Let the frontends close; return whether anybody is still inside. Raises RayError."""
+    try:
         # A handle knows of nobody before it has led a call to somebody.
         frontends.close.remote().result(timeout_s=DRAIN_ANSWER_S)
-        while time.monotonic() < deadline:
-            answers = frontends.broadcast("close").results(
-                timeout_s=DRAIN_ANSWER_S, return_exceptions=True
-            )
-            if not any(answer for answer in answers if isinstance(answer, int)):
-                return
-            time.sleep(DRAIN_LOOK_S)
-        frontends.broadcast("close", turn_out=True).results(
+        answers = frontends.broadcast("close", turn_out=turn_out).results(
             timeout_s=DRAIN_ANSWER_S, return_exceptions=True
         )
+    except TimeoutError:
+        return True
+    # One that does not answer may be busy with those who are inside; one that died is not.
+    return any(answer != 0 and not isinstance(answer, RayActorError) for answer in answers)
 
 
 def _deploy(args: AppArgs) -> None:

@@ -103,7 +103,8 @@ class Replica:
             asyncio.create_task(self._submit.wait_lost()),
         ]
         done, _ = await asyncio.wait(losses, return_when=asyncio.FIRST_COMPLETED)
-        reason = next(iter(done)).result()
+        loss = next(iter(done))
+        reason = loss.exception() or loss.result()
         logger.error("%s; the group is rebuilt as one unit", reason)
         self._group.kill()
         # Serve would need three failed health checks to notice; a dead actor it sees at once.

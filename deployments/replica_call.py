@@ -26,6 +26,9 @@ async def hold_call(
         response = handle.generate.remote(frontend_id, request)
         refusal: WireError | None = await response
     except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            return lost("Serve has cancelled the call")
         if response is not None:
             response.cancel()
         raise

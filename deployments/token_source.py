@@ -37,6 +37,7 @@ LAST_FRAME_TIMEOUT_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 5.0
 """Time for a call to end after its request has."""
 REFUSED_PAUSE_S: Final = 0.05
+MAX_REFUSED_PAUSE_S: Final = 1.0
 DEMAND_PERIOD_S: Final = 1.0
 
 
@@ -110,31 +111,34 @@ class ServeTokenSource:
         self._quarantine.check(request)
         self._retries.note_request()
         journal = Journal(request)
-        while journal.is_open:
-            number = journal.num_attempts
-            next_request = journal.next_attempt()
-            attempt = Attempt(next_request.request_id, number)
-            self._present[request.request_id] = journal, attempt
-            try:
-                async with aclosing(self._run(attempt, next_request, arrived_s)) as run:
-                    async for output in run:
-                        # A lost replica may still speak for a while. Its outputs carry the old
-                        # attempt's id, which nobody listens to any more.
-                        if (news := journal.take(output)) is not None:
-                            yield news
-                        if not journal.is_open:
-                            return
-                raise lost("it ended the request before its last token")
-            except ReplicaLost as error:
-                logger.warning("%s: %s", attempt.id, error.cause)
-                self._lose(request, journal, error, attempt)
+        pause_s = REFUSED_PAUSE_S
+        try:
+            while journal.is_open:
+                number = journal.num_attempts
+                next_request = journal.next_attempt()
+                attempt = Attempt(next_request.request_id, number)
+                self._present[request.request_id] = journal, attempt
+                try:
+                    async with aclosing(self._run(attempt, next_request, arrived_s)) as run:
+                        async for output in run:
+                            # A lost replica may still speak for a while. Its outputs carry the old
+                            # attempt's id, which nobody listens to any more.
+                            if (news := journal.take(output)) is not None:
+                                yield news
+                            if not journal.is_open:
+                                return
+                    raise lost("it ended the request before its last token")
+                except ReplicaLost as error:
+                    logger.warning("%s: %s", attempt.id, error.cause)
+                    self._lose(request, journal, error, attempt)
+                except EngineFull as error:
+                    journal.refuse(error)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, MAX_REFUSED_PAUSE_S)
                 for output in journal.end_unwanted():
                     yield output
-            except EngineFull as error:
-                journal.refuse(error)
-                await asyncio.sleep(REFUSED_PAUSE_S)
-            finally:
-                self._present.pop(request.request_id, None)
+        finally:
+            self._present.pop(request.request_id, None)
 
     def _lose(
         self, request: GenerateRequest, journal: Journal, error: ReplicaLost, attempt: Attempt
@@ -142,7 +146,8 @@ class ServeTokenSource:
         """Note that a replica is lost; raise where no other one goes on."""
         if attempt.replica_id is not None:
             # Its stream may not have told yet. If it lives, its next frame says so.
-            self._board.mark_lost(attempt.replica_id)
+            self._board.avoid(attempt.replica_id)
+            asyncio.get_running_loop().call_soon(self._clients.close_unused)
         try:
             journal.lose(error, was_accepted=attempt.accepted_by is not None)
         except Poisonous:

@@ -83,8 +83,8 @@ class EngineLoop:
 
     def snapshot(self) -> EngineSnapshot:
         """Return the state after the last step, with the age and limit of the present step."""
-        core = self._core
-        return replace(self._snapshot, step_age_s=core.step_age_s, step_limit_s=core.step_limit_s)
+        limit_s = self._core.step_limit_s  # first: the age must not be that of the step before
+        return replace(self._snapshot, step_age_s=self._core.step_age_s, step_limit_s=limit_s)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Abort what is live, shut the core down and end the thread.

@@ -32,9 +32,8 @@ class StepLimit:
             self._num_steps >= _NUM_LEARNING_STEPS
             and work.num_prefill_tokens <= _MAX_GROWTH * self._most_prefill_tokens
         )
-        limit_s = UNKNOWN_LIMIT_S
-        if is_known:
-            limit_s = max(MIN_LIMIT_S, MAX_SURPRISE * self._step_time.predict(work))
+        least_s = MIN_LIMIT_S if is_known else UNKNOWN_LIMIT_S
+        limit_s = max(least_s, MAX_SURPRISE * self._step_time.predict(work))
         self._last_s, self.seconds = limit_s, max(self._last_s, limit_s)
 
     def end(self, work: StepWork) -> None:

@@ -185,3 +185,15 @@ def test_replicas_that_have_left_take_no_room_when_their_streams_break_afterward
         board.set_members({})
         board.mark_lost(f"replica{i}")
     assert num_rows[-1] == num_rows[0]
+
+
+def test_a_replica_to_avoid_is_chosen_again_when_it_reports_and_has_forgotten_nothing() -> None:
+    board = Board()
+    board.set_members({"a": {}})
+    board.update("a", make_snapshot())
+    assert board.choose(need("r")) == "a"
+    board.avoid("a")
+    assert board.choose(need("s")) is None
+    assert board.placement("r") == "a"
+    board.update("a", make_snapshot(sequence=2))
+    assert board.choose(need("s")) == "a"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.journal import MAX_LOST, Journal, Poisonous
+from cluster.journal import MAX_LOST, MIN_PROGRESS, Journal, Poisonous
 from cluster.quarantine import MAX_REQUESTS, QUARANTINE_S, Quarantine
 from cluster.retry_budget import MAX_SAVED, RetryBudget
 from engine.errors import Overloaded, ReplicaLost
@@ -112,13 +112,30 @@ def test_two_replicas_die_of_a_request_and_no_third() -> None:
 def test_who_gets_on_between_two_losses_or_had_not_arrived_is_not_suspected() -> None:
     journal = make_journal()
     journal.lose(LOST, was_accepted=True)
-    for _ in range(3):
-        journal.lose(LOST, was_accepted=False)
-    assert take(journal, 0)
-    for index in range(1, MAX_LOST - 3):
+    journal.lose(LOST, was_accepted=False)
+    index = 0
+    while journal.num_lost < MAX_LOST:
+        journal.next_attempt()
+        for _ in range(MIN_PROGRESS):
+            assert take(journal, index)
+            index += 1
         journal.lose(LOST, was_accepted=True)
+    with pytest.raises(Poisonous):
+        journal.lose(LOST, was_accepted=False)
+
+
+def test_a_few_tokens_before_each_loss_clear_nobody() -> None:
+    journal = make_journal()
+    journal.next_attempt()
+    for index in range(MIN_PROGRESS):
         assert take(journal, index)
-    with pytest.raises(ReplicaLost):
+    journal.lose(LOST, was_accepted=True)
+    journal.next_attempt()
+    assert take(journal, MIN_PROGRESS)
+    journal.lose(LOST, was_accepted=True)
+    journal.next_attempt()
+    assert take(journal, MIN_PROGRESS + 1)
+    with pytest.raises(Poisonous, match="3 replicas"):
         journal.lose(LOST, was_accepted=True)
 
 
