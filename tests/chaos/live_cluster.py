@@ -17,6 +17,7 @@ import httpx2
 import psutil
 
 from tests.chaos.hosts import Hosts
+from tests.chaos.redis_server import RedisServer
 from tests.chaos.roles import Role, listening_ports, select
 from tests.integration.serving import wait_until
 
@@ -36,6 +37,10 @@ HEALTH_SETTINGS = {
     "RAY_health_check_failure_threshold": "3",
 }
 """A host that is cut off is dead after some 5 s."""
+NAMESPACE = "pageray"
+"""Of this cluster's keys in Redis."""
+RECONNECT_TIMEOUT_S = 120
+"""How long the rest of Ray waits for a head that keeps its state in Redis."""
 
 
 class LiveCluster:
@@ -52,6 +57,7 @@ class LiveCluster:
         num_joined: int | None = None,
         num_ready: int | None = None,
         drain_timeout_s: float = 20.0,
+        has_redis: bool = False,
     ) -> None:
         """Take what to serve.
 
@@ -63,6 +69,7 @@ class LiveCluster:
             num_joined: hosts that are there from the start, all unless given; others may `rejoin`.
             num_ready: replicas to wait for at the start, all unless given.
             drain_timeout_s: the application's.
+            has_redis: whether the head keeps its state in Redis, so that its GCS may die.
         """
         self._options = [str(model), *options, "--replicas", str(num_replicas)]
         self._options += ["--num-frontends", str(num_frontends)]
@@ -73,6 +80,9 @@ class LiveCluster:
         given = [num_cpus] * num_hosts if isinstance(num_cpus, int) else num_cpus
         self._num_cpus = dict(enumerate(given, 1))
         self._num_joined = num_hosts if num_joined is None else num_joined
+        self._has_redis = has_redis
+        self._redis: RedisServer | None = None
+        self._restarted: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
         self.start()
@@ -83,7 +93,7 @@ class LiveCluster:
 
     def start(self) -> None:
         """Start Ray on every host and PageRay on Ray, and wait for all replicas."""
-        self.hosts = Hosts(self._num_hosts)
+        self.hosts = Hosts(self._num_hosts, num_others=int(self._has_redis))
         self._client = httpx2.Client(timeout=STATUS_TIMEOUT_S, trust_env=False)
         try:
             self._environment = {
@@ -92,6 +102,10 @@ class LiveCluster:
                 "PYTHONPATH": str(ROOT),
                 "TMPDIR": str(self.hosts.private_folder),
             }
+            if self._has_redis:
+                self._redis = RedisServer(self.hosts, self._num_hosts + 1)
+                timeout = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_TIMEOUT_S)}
+                self._environment.update(timeout)
             self._node_file.write_text(self._pageray("node-env"))
             self.start_ray([HEAD])
             self.start_ray(range(HEAD + 1, self._num_joined + 1))
@@ -104,7 +118,11 @@ class LiveCluster:
     def stop(self) -> None:
         """End everything and remove the hosts."""
         self._client.close()
+        if self._redis is not None:
+            self._redis.stop()
         self.hosts.close()
+        for process in self._restarted:  # they have ended with their hosts
+            process.wait()
 
     @property
     def urls(self) -> list[str]:
@@ -149,6 +167,22 @@ class LiveCluster:
         self.hosts.end_processes(host)
         self.start_ray([host])
 
+    def kill_gcs(self) -> Callable[[], None]:
+        """SIGKILL the head's GCS, which Ray starts no second time; return what starts it again, by
+        the old command line and environment, and waits until it listens."""
+        [gcs] = self.processes(Role.GCS)
+        command, environment = gcs.cmdline(), gcs.environ()
+        self.kill(gcs)
+
+        def start() -> None:
+            quiet = subprocess.DEVNULL
+            process = self.hosts.start(HEAD, command, environment, stdout=quiet, stderr=quiet)
+            self._restarted.append(process)
+            found = psutil.Process(process.pid)
+            wait_until(lambda: RAY_PORT in listening_ports(found), COMMAND_TIMEOUT_S, "the GCS")
+
+        return start
+
     def drain(self, host: int) -> None:
         """Ask for a host to be emptied: Serve starts what it has there elsewhere first."""
         reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it leaves")
@@ -162,7 +196,11 @@ class LiveCluster:
             # A file, no pipe: what `ray start` leaves running would hold it open.
             with self._ray_log(host).open("w") as log:
                 process = self.hosts.start(
-                    host, self._ray_command(host), self._environment, stdout=log, stderr=log
+                    host,
+                    self._ray_command(host),
+                    self._ray_environment(host),
+                    stdout=log,
+                    stderr=log,
                 )
             starting.append((host, process))
         for host, process in starting:
@@ -294,6 +332,12 @@ class LiveCluster:
         else:
             command += [f"--address={self._ray_address}"]
         return self._on_node("ray", "start", *command)
+
+    def _ray_environment(self, host: int) -> dict[str, str]:
+        if host != HEAD or self._redis is None:
+            return self._environment
+        redis = {"RAY_REDIS_ADDRESS": self._redis.address}
+        return {**self._environment, **redis, "RAY_external_storage_namespace": NAMESPACE}
 
     def _deploy(self) -> None:
         file = self.hosts.folder / "app.yaml"
