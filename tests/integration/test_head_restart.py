@@ -16,6 +16,7 @@ from tests.integration.streams import Stream
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not can_make_hosts(), reason="makes network namespaces, which root may"),
     pytest.mark.skipif(find_redis_server() is None, reason="needs redis-server: see pyproject"),
 ]
