@@ -48,6 +48,7 @@ def test_ctrl_c_serves_those_that_wait_and_refuses_those_that_come(serving: Serv
     serving.process.wait(60)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("smollm2_path")
 def test_streams_move_when_their_replica_has_to_go(tmp_path: Path) -> None:
     serving = Serving(

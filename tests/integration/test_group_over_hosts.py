@@ -17,6 +17,7 @@ from tests.integration.serving import wait_until
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not can_make_hosts(), reason="makes network namespaces, which root may"),
 ]
 

@@ -11,7 +11,7 @@ from tests.integration.deploying import deploy, is_ready
 from tests.integration.serving import free_port, wait_until
 from tests.integration.streams import Stream
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 
 def body(max_tokens: int) -> dict[str, object]:
