@@ -184,7 +184,7 @@ def test_a_stream_outlives_seven_engines(model: Path, tokenizer: Tokenizer) -> N
             for request in CASES.values():
                 n = request.num_choices
                 expected = await this.answer(request)
-                answer = await this.answer(request, *[n, 3 * n, 2 * n, 7 * n, n, 9 * n, 5 * n])
+                answer = await this.answer(request, *[n, 8 * n, n, 8 * n, n, 8 * n, n])
                 assert judge(answer, expected) == OK
                 assert this.replicas.source.admission().num_resumed % 7 == 0
             this.check_books()
