@@ -207,7 +207,7 @@ class ServeTokenSource:
 
     async def _call(self, attempt: Attempt, request: GenerateRequest) -> None:
         limit = asyncio.get_running_loop().call_later(
-            PLACEMENT_TIMEOUT_S, _refuse_unplaced, attempt
+            PLACEMENT_TIMEOUT_S, _give_up_unplaced, attempt
         )
         try:
             error = await hold_call(self._handle, self._frontend_id, request)
@@ -286,6 +286,6 @@ class ServeTokenSource:
         return replica_id in (attempt.placed_on, self._board.placement(attempt.id))
 
 
-def _refuse_unplaced(attempt: Attempt) -> None:
+def _give_up_unplaced(attempt: Attempt) -> None:
     if attempt.accepted_by is None:
         attempt.fail(lost(f"it did not take the request within {PLACEMENT_TIMEOUT_S:g} s"))
