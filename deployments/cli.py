@@ -220,8 +220,7 @@ def _pull(model: str, cache_dir: Path, *, needs_weights: bool = True) -> Path:
 def _ray_environment(args: AppArgs, start: LaunchOptions, folder: Path) -> dict[str, str]:
     environment = serve_environment()
     if start.address is None:
-        metrics_port, stats_port = _free_ports(2)
-        environment |= haproxy_environment(folder, metrics_port, stats_port)
+        environment |= haproxy_environment(folder, *_free_ports(3))
     return environment
 
 

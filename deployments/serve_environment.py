@@ -37,9 +37,17 @@ def serve_environment() -> dict[str, str]:
     }
 
 
-def haproxy_environment(folder: Path, metrics_port: int, stats_port: int) -> dict[str, str]:
-    """Files and ports of HAProxy, so that several clusters can share one machine."""
+def haproxy_environment(
+    folder: Path, metrics_port: int, stats_port: int, fallback_port: int
+) -> dict[str, str]:
+    """Files and ports of HAProxy, so that several clusters can share one machine.
+
+    Where no frontend answers, HAProxy turns to Serve's own proxy at the fallback port. That proxy
+    shares its port with whoever wants it, too: of two clusters with the same port, either would
+    now and then answer for the other.
+    """
     return {
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),

@@ -26,7 +26,7 @@ def ray_dashboard() -> Iterator[str]:
         **os.environ,
         "TMPDIR": str(folder),
         **serve_environment(),
-        **haproxy_environment(folder, free_port(), free_port()),
+        **haproxy_environment(folder, free_port(), free_port(), free_port()),
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.ray_head"],

@@ -81,6 +81,15 @@ class Serving:
         """Everything it started and that still runs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def listening_ports(self) -> set[int]:
+        """TCP ports its processes listen on; several processes can share one."""
+        return {
+            connection.laddr.port
+            for process in self.processes()
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+
     def niceness(self) -> int:
         """Niceness of the command itself."""
         return psutil.Process(self.process.pid).nice()

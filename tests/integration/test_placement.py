@@ -34,6 +34,25 @@ def serving(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         serving.stop()
 
 
+@pytest.fixture(scope="module")
+def two(
+    serving: Serving, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    """Another cluster beside it on the machine, with two frontends."""
+    two = Serving(
+        tiny_model,
+        *("--served-model-name", "tiny", "--replicas", "2", "--num-frontends", "2"),
+        *("--kv-cache-memory", "512KiB", "--num-threads", "1"),
+        log=tmp_path_factory.mktemp("two") / "log",
+    )
+    try:
+        two.wait_ready()
+        two.wait_replicas(2)
+        yield two
+    finally:
+        two.stop()
+
+
 def ask(serving: Serving, number: int) -> dict[str, Any]:
     """A request like no other, of 12 blocks."""
     body = {
@@ -90,31 +109,22 @@ def test_a_burst_never_overcommits_a_replica_and_leaves_nothing_in_the_books(
     assert (found["num_held_requests"], found["num_placed_requests"]) == (0, 0)
 
 
-def test_any_frontend_tells_why_and_all_books_are_empty_in_the_end(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    two = Serving(
-        tiny_model,
-        *("--served-model-name", "tiny", "--replicas", "2", "--num-frontends", "2"),
-        *("--kv-cache-memory", "512KiB", "--num-threads", "1"),
-        log=tmp_path / "log",
-    )
-    try:
-        two.wait_ready()
-        two.wait_replicas(2)
-        with ThreadPoolExecutor(60) as pool:
-            answers = list(pool.map(lambda number: ask(two, number), range(60)))
-        for answer in answers:  # whichever frontend is asked
-            wait_until(partial(is_known, two, answer["id"]), 5, "a frontend that knows")
-        wait_until(lambda: two.num_used_blocks() == 0, 5, "all blocks back")
-        num_placed = set()
-        for _ in range(20):
-            found = admission(two)
-            assert (found["num_held_requests"], found["num_placed_requests"]) == (0, 0)
-            num_placed.add(sum(found["num_placements"].values()))
-        assert sum(num_placed) == 60 or num_placed == {30}, "both frontends had some"
-    finally:
-        two.stop()
+def test_two_clusters_on_a_machine_share_no_port(serving: Serving, two: Serving) -> None:
+    assert not serving.listening_ports() & two.listening_ports()
+
+
+def test_any_frontend_tells_why_and_all_books_are_empty_in_the_end(two: Serving) -> None:
+    with ThreadPoolExecutor(60) as pool:
+        answers = list(pool.map(lambda number: ask(two, number), range(60)))
+    for answer in answers:  # whichever frontend is asked
+        wait_until(partial(is_known, two, answer["id"]), 5, "a frontend that knows")
+    wait_until(lambda: two.num_used_blocks() == 0, 5, "all blocks back")
+    num_placed = set()
+    for _ in range(20):
+        found = admission(two)
+        assert (found["num_held_requests"], found["num_placed_requests"]) == (0, 0)
+        num_placed.add(sum(found["num_placements"].values()))
+    assert sum(num_placed) == 60 or num_placed == {30}, "both frontends had some"
 
 
 def test_clients_that_leave_while_they_wait_leave_nothing_in_the_books(serving: Serving) -> None:
