@@ -61,6 +61,11 @@ class Journal:
         return any(self._emitted)
 
     @property
+    def is_suspect(self) -> bool:
+        """Whether the last replica may have died of it, and this one has not had much of it yet."""
+        return self._num_strikes > 0 and self._num_new_tokens < MIN_PROGRESS
+
+    @property
     def num_attempts(self) -> int:
         """Attempts so far."""
         return self._num_attempts

@@ -26,6 +26,7 @@ from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from cluster.token_clients import TokenClients
 from deployments.attempt import Attempt
 from deployments.replica_call import EngineFull, hold_call, lost
+from deployments.trial import Trial, Trials
 from engine.errors import Overloaded, PageRayError, ReplicaLost
 from engine.output import TokenOutput
 from engine.request import GenerateRequest
@@ -67,6 +68,7 @@ class ServeTokenSource:
         )
         self._quarantine = Quarantine(clock)
         self._retries = RetryBudget(clock)
+        self._trials = Trials()
         self._attempts: dict[str, Attempt] = {}
         """Open ones by their own ids."""
         self._present: dict[str, tuple[Journal, Attempt]] = {}
@@ -112,6 +114,7 @@ class ServeTokenSource:
         self._retries.note_request()
         journal = Journal(request)
         pause_s = REFUSED_PAUSE_S
+        trial: Trial | None = None
         try:
             while journal.is_open:
                 number = journal.num_attempts
@@ -119,6 +122,7 @@ class ServeTokenSource:
                 attempt = Attempt(next_request.request_id, number)
                 self._present[request.request_id] = journal, attempt
                 try:
+                    trial = await self._trials.begin(attempt) if journal.is_suspect else None
                     async with aclosing(self._run(attempt, next_request, arrived_s)) as run:
                         async for output in run:
                             # A lost replica may still speak for a while. Its outputs carry the old
@@ -127,6 +131,8 @@ class ServeTokenSource:
                                 yield news
                             if not journal.is_open:
                                 return
+                            if trial is not None and not journal.is_suspect:
+                                trial.end()
                     raise lost("it ended the request before its last token")
                 except ReplicaLost as error:
                     logger.warning("%s: %s", attempt.id, error.cause)
@@ -135,6 +141,9 @@ class ServeTokenSource:
                     journal.refuse(error)
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, MAX_REFUSED_PAUSE_S)
+                finally:
+                    if trial is not None:
+                        trial.end()
                 for output in journal.end_unwanted():
                     yield output
         finally:

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 from cluster import token_client
-from cluster.journal import MAX_REFUSALS, Poisonous
+from cluster.journal import MAX_REFUSALS, MIN_PROGRESS, Poisonous
 from engine.errors import Overloaded
 from engine.output import FinishReason
 from tests.cluster.token_fakes import TIMEOUT_S, make_request, output
@@ -147,6 +147,48 @@ def test_a_request_that_two_replicas_die_of_is_quarantined() -> None:
             with pytest.raises(Poisonous, match="this very request"):
                 await Answer(these.source, make_request("again")).tokens()
             assert these.source.admission().num_quarantined == 1
+
+    asyncio.run(run())
+
+
+def test_none_of_those_that_began_beside_a_poisonous_request_is_taken_for_it() -> None:
+    async def work(these: Replicas, name: str) -> None:
+        """An engine that dies of the poison, and takes its time for the others."""
+        engine = these.setups[name].engine
+        while True:
+            request = await these.added(name)
+            if request.request_id == "over":
+                return
+            engine.step()
+            await asyncio.sleep(0.1)
+            if len(request.prompt_token_ids) == 1:
+                await these.kill(name)
+                return
+            engine.step(*(output(request.request_id, index) for index in range(MIN_PROGRESS)))
+            engine.step(output(request.request_id, MIN_PROGRESS, STOP))
+
+    async def run() -> None:
+        async with replicas("a") as these:
+            answers = [Answer(these.source, make_request(f"r{number}")) for number in range(3)]
+            poison = Answer(these.source, make_request("p", num_prompt_tokens=1))
+            answers += [Answer(these.source, make_request(f"r{number}")) for number in range(3, 6)]
+            for _ in range(7):
+                await these.added("a")
+            these.setups["a"].engine.step()
+            await these.add("b")
+            await these.add("c")
+            await asyncio.sleep(0.2)
+            await these.kill("a")
+            engines = [asyncio.create_task(work(these, name)) for name in ("b", "c")]
+            with pytest.raises(Poisonous):
+                await poison.tokens()
+            for answer in answers:
+                assert len(await answer.tokens()) == MIN_PROGRESS + 1
+            assert sum(engine.done() for engine in engines) == 1
+            for name in ("b", "c"):
+                these.setups[name].engine.added.put(make_request("over"))
+            await asyncio.gather(*engines)
+            await check_nothing_left(these)
 
     asyncio.run(run())
 
