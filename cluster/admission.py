@@ -44,7 +44,7 @@ class Admission:
     ) -> GenerateRequest:
         """Wait for a replica with room; return the request with what is left of its deadline.
 
-        One that `was_placed` before and has lost its replica is not refused for what else waits.
+        One that `was_placed` before is not refused for what else waits.
         The board then knows the replica. Call `end` in any case. Raises Overloaded, DeadlinePassed.
         """
         session = None

@@ -14,7 +14,7 @@ from cluster.request_need import RequestNeed
 
 _NUM_CANDIDATES: Final = 3
 _MAX_DECISIONS: Final = 10_000
-_ATTEMPT: Final = r"(?:(?:-\d+)?(?:-again)*\.\d+)?"
+_ATTEMPT: Final = r"(?:(?:-\d+)?\.\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,7 @@ class DecisionLog:
     def find(self, request_id: str) -> list[Decision]:
         """Return the decisions on a request, one for each of its attempts, oldest first.
 
-        Those on `a` are named `a.0`, `a.1`; of a list of prompts `a-0.0`, `a-1.0`; and `a-again.0`
-        where the whole answer was made again.
+        Those on `a` are named `a.0`, `a.1`; of a list of prompts `a-0.0`, `a-1.0`.
         """
         is_one = re.compile(re.escape(request_id) + _ATTEMPT).fullmatch
         return [decision for key, decision in self._decisions.items() if is_one(key)]
