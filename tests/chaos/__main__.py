@@ -1,7 +1,7 @@
 """A seeded run of faults against a live cluster.
 
     make chaos SEED=7 MINUTES=10
-    python -m tests.chaos --seed 7 --minutes 10 [--clients 12] [--local]
+    python -m tests.chaos --seed 7 --minutes 10 [--clients 12] [--loopback | --local]
 
 Prints the seed, a line for each fault and, last, the tally. Exits with 1 if a client of a living
 frontend did not get its one whole right answer, or if something is left in the books.
@@ -16,10 +16,11 @@ from pathlib import Path
 
 from deployments.cli import default_cache_dir
 from engine.model_store import DEFAULT_MODEL, resolve_model
-from tests.chaos.hosts import can_make_hosts
 from tests.chaos.hosts_cluster import HostsCluster
 from tests.chaos.local_cluster import LocalCluster
+from tests.chaos.loopback_hosts import LoopbackHosts
 from tests.chaos.model import make_model
+from tests.chaos.namespace_hosts import NamespaceHosts, can_make_hosts
 from tests.chaos.run import ChaosRun, Plan
 from tests.chaos.schedule import FaultKind
 
@@ -53,7 +54,7 @@ def main() -> int:
 
 
 def _cluster(options: argparse.Namespace, model: Path, log: Path) -> LocalCluster | HostsCluster:
-    if options.local or not can_make_hosts():
+    if options.local:
         return LocalCluster(
             model,
             log,
@@ -61,7 +62,8 @@ def _cluster(options: argparse.Namespace, model: Path, log: Path) -> LocalCluste
             num_frontends=options.frontends,
             tensor_parallel_size=options.ranks,
         )
-    return HostsCluster(model, num_hosts=options.hosts)
+    make_hosts = NamespaceHosts if can_make_hosts() and not options.loopback else LoopbackHosts
+    return HostsCluster(model, num_hosts=options.hosts, make_hosts=make_hosts)
 
 
 def _parse() -> argparse.Namespace:
@@ -72,7 +74,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="requests a second, in place of clients")
     parser.add_argument("--distinct", type=int, default=48, help="requests in the mix")
     parser.add_argument("--hosts", type=int, default=2, help="each with a replica and a frontend")
-    parser.add_argument("--local", action="store_true", help="one machine in place of hosts")
+    parser.add_argument(
+        "--loopback", action="store_true", help="hosts without root, of which none can be cut off"
+    )
+    parser.add_argument("--local", action="store_true", help="`pageray serve` in place of hosts")
     parser.add_argument("--replicas", type=int, default=2, help="with --local")
     parser.add_argument("--frontends", type=int, default=2, help="with --local")
     parser.add_argument("--ranks", type=int, default=1, help="of a replica, with --local")

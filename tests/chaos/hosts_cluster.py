@@ -10,7 +10,9 @@ import psutil
 from tests.chaos.books import Status, missing_in
 from tests.chaos.live_cluster import HEAD, INGRESS_PORTS, LiveCluster
 from tests.chaos.local_cluster import is_open
+from tests.chaos.loopback_hosts import LoopbackHosts
 from tests.chaos.model import MODEL_OPTIONS
+from tests.chaos.namespace_hosts import NamespaceHosts
 from tests.chaos.roles import Role, listening_ports
 from tests.chaos.schedule import FaultKind
 
@@ -21,16 +23,24 @@ class HostsCluster:
     Every host has room for one replica and one frontend, and has one of each when all is well.
     """
 
-    kinds = tuple(FaultKind)
-
-    def __init__(self, model: Path, *, num_hosts: int = 2) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        num_hosts: int = 2,
+        make_hosts: type[NamespaceHosts] | type[LoopbackHosts] = NamespaceHosts,
+    ) -> None:
         self._num_hosts = self.num_frontends = num_hosts
+        self.kinds = tuple(
+            kind for kind in FaultKind if make_hosts.can_cut or kind is not FaultKind.CUT_HOST
+        )
         self._live = LiveCluster(
             model,
             *MODEL_OPTIONS,
             num_hosts=num_hosts,
             num_replicas=num_hosts,
             num_frontends=num_hosts,
+            make_hosts=make_hosts,
         )
         self._cut: list[int] = []
 

@@ -16,15 +16,15 @@ from typing import Any, Self
 import httpx2
 import psutil
 
+from deployments.serve_environment import haproxy_environment
 from tests.chaos.hosts import Hosts
+from tests.chaos.namespace_hosts import NamespaceHosts
 from tests.chaos.redis_server import RedisServer
 from tests.chaos.roles import Role, listening_ports, select
-from tests.integration.serving import wait_until
+from tests.integration.serving import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 HEAD = 1
-RAY_PORT = 6379
-HTTP_PORT = 8000
 INGRESS_PORTS = range(30000, 31001)
 """Serve's for frontends, behind HAProxy."""
 COMMAND_TIMEOUT_S = 120.0
@@ -58,6 +58,7 @@ class LiveCluster:
         num_ready: int | None = None,
         drain_timeout_s: float = 20.0,
         has_redis: bool = False,
+        make_hosts: Callable[[int, int], Hosts] = NamespaceHosts,
     ) -> None:
         """Take what to serve.
 
@@ -70,10 +71,11 @@ class LiveCluster:
             num_ready: replicas to wait for at the start, all unless given.
             drain_timeout_s: the application's.
             has_redis: whether the head keeps its state in Redis, so that its GCS may die.
+            make_hosts: makes so many hosts, and so many others.
         """
         self._options = [str(model), *options, "--replicas", str(num_replicas)]
         self._options += ["--num-frontends", str(num_frontends)]
-        self._options += ["--drain-timeout", f"{drain_timeout_s:g}", "--port", str(HTTP_PORT)]
+        self._options += ["--drain-timeout", f"{drain_timeout_s:g}"]
         self._num_hosts = num_hosts
         self._num_ready = num_replicas if num_ready is None else num_ready
         self._num_frontends = num_frontends
@@ -81,6 +83,7 @@ class LiveCluster:
         self._num_cpus = dict(enumerate(given, 1))
         self._num_joined = num_hosts if num_joined is None else num_joined
         self._has_redis = has_redis
+        self._make_hosts = make_hosts
         self._redis: RedisServer | None = None
         self._restarted: list[subprocess.Popen[str]] = []
 
@@ -93,7 +96,7 @@ class LiveCluster:
 
     def start(self) -> None:
         """Start Ray on every host and PageRay on Ray, and wait for all replicas."""
-        self.hosts = Hosts(self._num_hosts, num_others=int(self._has_redis))
+        self.hosts: Hosts = self._make_hosts(self._num_hosts, int(self._has_redis))
         self._client = httpx2.Client(timeout=STATUS_TIMEOUT_S, trust_env=False)
         try:
             self._environment = {
@@ -101,6 +104,9 @@ class LiveCluster:
                 **HEALTH_SETTINGS,
                 "PYTHONPATH": str(ROOT),
                 "TMPDIR": str(self.hosts.private_folder),
+                **haproxy_environment(
+                    self.hosts.private_folder, free_port(), free_port(), free_port()
+                ),
             }
             if self._has_redis:
                 self._redis = RedisServer(self.hosts, self._num_hosts + 1)
@@ -126,12 +132,12 @@ class LiveCluster:
 
     @property
     def urls(self) -> list[str]:
-        """Endpoints, one on each host."""
-        return [self.url(host) for host in self.hosts]
+        """Endpoints, of every host that has one of its own."""
+        return list(self.hosts.endpoints.values())
 
     def url(self, host: int) -> str:
         """The endpoint on a host."""
-        return f"http://{self.hosts.address(host)}:{HTTP_PORT}"
+        return self.hosts.endpoints[host]
 
     def processes(self, role: Role | str, host: int | None = None) -> list[psutil.Process]:
         """Processes of this cluster with a role, on one host or all."""
@@ -179,7 +185,8 @@ class LiveCluster:
             process = self.hosts.start(HEAD, command, environment, stdout=quiet, stderr=quiet)
             self._restarted.append(process)
             found = psutil.Process(process.pid)
-            wait_until(lambda: RAY_PORT in listening_ports(found), COMMAND_TIMEOUT_S, "the GCS")
+            port = self.hosts.ray_port
+            wait_until(lambda: port in listening_ports(found), COMMAND_TIMEOUT_S, "the GCS")
 
         return start
 
@@ -217,7 +224,7 @@ class LiveCluster:
             return (
                 len(seen) == self._num_frontends
                 and all(_num_connected(status) == num_replicas for status in seen)
-                and all(self._is_open(host) for host in given or self.serving_hosts())
+                and all(map(self._is_open, given or self.serving_hosts()))
             )
 
         try:
@@ -226,10 +233,10 @@ class LiveCluster:
             raise AssertionError(f"{error}\n{self.controller_log()[-4000:]}") from error
 
     def serving_hosts(self) -> list[int]:
-        """Hosts with a frontend or a replica."""
+        """Hosts with an endpoint, and a frontend or a replica."""
         return [
             host
-            for host in self.hosts
+            for host in self.hosts.endpoints
             if self.processes(Role.FRONTEND, host) or self.processes(Role.REPLICA, host)
         ]
 
@@ -327,8 +334,9 @@ class LiveCluster:
         command = [f"--node-ip-address={self.hosts.address(host)}"]
         command += [f"--num-cpus={self._num_cpus[host]}", "--labels", f"host=host-{host}"]
         command += ["--include-log-monitor=false"]  # it forwards logs to drivers; there is none
+        command += self.hosts.ray_options(host)
         if host == HEAD:
-            command += ["--head", f"--port={RAY_PORT}", "--include-dashboard=false"]
+            command += ["--head", f"--port={self.hosts.ray_port}", "--include-dashboard=false"]
         else:
             command += [f"--address={self._ray_address}"]
         return self._on_node("ray", "start", *command)
@@ -341,12 +349,16 @@ class LiveCluster:
 
     def _deploy(self) -> None:
         file = self.hosts.folder / "app.yaml"
-        file.write_text(self._pageray("config", *self._options))
+        listening = ("--host", self.hosts.listen_address, "--port", str(self.hosts.http_port))
+        config = self._pageray("config", *self._options, *listening)
+        if len(self.hosts.endpoints) == 1:
+            config = config.replace("proxy_location: EveryNode", "proxy_location: HeadOnly")
+        file.write_text(config)
         self.run(HEAD, "serve", "run", "--non-blocking", "--address", self._ray_address, str(file))
 
     @property
     def _ray_address(self) -> str:
-        return f"{self.hosts.address(HEAD)}:{RAY_PORT}"
+        return f"{self.hosts.address(HEAD)}:{self.hosts.ray_port}"
 
     def _ray_log(self, host: int) -> Path:
         return self.hosts.folder_of(host) / "ray-start.log"

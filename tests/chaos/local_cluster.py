@@ -23,7 +23,7 @@ NUM_QUIET_LOOKS, LOOK_PERIOD_S = 3, 0.5
 
 
 class LocalCluster:
-    """See Cluster; a context manager. A raylet dies with its machine, so none is killed here."""
+    """See Cluster; a context manager. Its only raylet is the head's, so none is killed here."""
 
     kinds = (
         FaultKind.KILL_RANK,

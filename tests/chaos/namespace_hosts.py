@@ -1,23 +1,23 @@
 """Hosts for tests: network namespaces of this machine, joined by a bridge.
 
 Each host has its own address, ports, loopback and folder; processes and CPUs are the machine's.
-Knows no Ray.
 """
 
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.chaos.hosts import Hosts
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104  each host is a network of its own
 _IP = shutil.which("ip") or "ip"
 MAX_RUNS = 200
 """Runs that may exist at once on this machine; each takes a subnet of 10.77.0.0/16."""
-END_TIMEOUT_S = 20.0
 RUNS = Path("/tmp")
 """Where runs have their folders. Not the temporary folder: the path of a socket may have 97
 characters, and Ray's have most of them."""
@@ -28,15 +28,14 @@ def can_make_hosts() -> bool:
     return os.geteuid() == 0 and shutil.which(_IP) is not None
 
 
-class Hosts:
-    """Hosts 1 to `num_hosts`, host 0 being the machine itself; a context manager. Then come
-    `num_others`, which iterating leaves out, for what is no part of the cluster.
+class NamespaceHosts(Hosts):
+    """See Hosts; host 0 is the machine itself. A cut host reaches itself alone."""
 
-    A cut host reaches itself alone. What runs on a host ends with `close`.
-    """
+    can_cut = True
 
     def __init__(self, num_hosts: int, num_others: int = 0) -> None:
-        self._num_hosts = num_hosts
+        """Make them. Raises AssertionError where that is not allowed."""
+        super().__init__(num_hosts, listen_address=EVERYWHERE, ray_port=6379, http_port=8000)
         self._names: dict[int, str] = {}
         self._subnet = _make_bridge()
         self.folder = RUNS / self._bridge
@@ -50,15 +49,6 @@ class Hosts:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> "Hosts":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(1, self._num_hosts + 1))
 
     @property
     def private_folder(self) -> Path:
@@ -94,22 +84,6 @@ class Hosts:
             **settings,
         )
 
-    def run(
-        self, host: int, command: Sequence[str], environment: Mapping[str, str], timeout_s: float
-    ) -> str:
-        """Run a command on a host; return its output. Raises AssertionError if it fails."""
-        output = self.folder_of(host) / "command.log"
-        with output.open("w") as file:  # no pipe: daemons that it starts would hold it open
-            process = self.start(host, command, environment, stdout=file, stderr=file)
-            try:
-                code = process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
-        text = output.read_text()
-        assert code == 0, f"{' '.join(command)} ended with {code} on host {host}:\n{text}"
-        return text
-
     def processes(self, host: int) -> list[psutil.Process]:
         """Everything that runs on a host."""
         found = []
@@ -127,18 +101,6 @@ class Hosts:
     def heal(self, host: int) -> None:
         """Put it back."""
         ip("link", "set", self._port(host), "up")
-
-    def end_processes(self, host: int) -> None:
-        """SIGKILL everything on a host."""
-        deadline = time.monotonic() + END_TIMEOUT_S
-        while processes := self.processes(host):
-            for process in processes:
-                try:
-                    process.kill()
-                except psutil.NoSuchProcess:
-                    continue
-            psutil.wait_procs(processes, timeout=1)
-            assert time.monotonic() < deadline, f"will not end: {processes}"
 
     def close(self) -> None:
         """End what runs on the hosts and remove them."""

@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from engine import LLM, SamplingParams
-from tests.chaos.hosts import can_make_hosts
 from tests.chaos.live_cluster import LiveCluster
 from tests.chaos.model import MODEL_NAME, MODEL_OPTIONS
+from tests.chaos.namespace_hosts import can_make_hosts
 from tests.chaos.roles import Role
 from tests.integration.serving import wait_until
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.hosts import can_make_hosts
 from tests.chaos.live_cluster import LiveCluster
 from tests.chaos.model import MODEL_NAME, MODEL_OPTIONS
+from tests.chaos.namespace_hosts import can_make_hosts
 from tests.chaos.redis_server import find_redis_server
 from tests.chaos.roles import Role
 from tests.integration.serving import wait_until

@@ -7,9 +7,9 @@ import httpx2
 import psutil
 import pytest
 
-from tests.chaos.hosts import can_make_hosts, ip
 from tests.chaos.live_cluster import LiveCluster
 from tests.chaos.model import MODEL_NAME, MODEL_OPTIONS
+from tests.chaos.namespace_hosts import NamespaceHosts, can_make_hosts, ip
 from tests.chaos.roles import Role
 
 pytestmark = [
@@ -34,6 +34,7 @@ def test_both_hosts_answer_alike_and_leave_nothing(chaos_model: Path) -> None:
             assert len(cluster.processes(role)) == 1, role
         assert cluster.is_idle()
         processes = [each for host in cluster.hosts for each in cluster.hosts.processes(host)]
+        assert isinstance(cluster.hosts, NamespaceHosts)
         names, folder = cluster.hosts.names, cluster.hosts.folder
         assert folder.exists()
     _, alive = psutil.wait_procs(processes, timeout=5)

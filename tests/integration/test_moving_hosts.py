@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.chaos.hosts import can_make_hosts
 from tests.chaos.live_cluster import HEAD, LiveCluster
 from tests.chaos.model import MODEL_NAME, MODEL_OPTIONS
+from tests.chaos.namespace_hosts import can_make_hosts
 from tests.chaos.roles import Role
 from tests.integration.serving import wait_until
 
