@@ -10,6 +10,7 @@ frontend did not get its one whole right answer, or if something is left in the 
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,8 @@ _KINDS = {kind.value.replace(" ", "-"): kind for kind in FaultKind}
 def main() -> int:
     """Run; return the exit code."""
     options = _parse()
+    for number in (signal.SIGINT, signal.SIGTERM):  # whatever ends it, it leaves nothing behind
+        signal.signal(number, signal.default_int_handler)
     _report(f"seed {options.seed}")
     tokenizer_folder = resolve_model(
         DEFAULT_MODEL,

@@ -191,10 +191,12 @@ class LiveCluster:
         return start
 
     def drain(self, host: int) -> None:
-        """Ask for a host to be emptied: Serve starts what it has there elsewhere first."""
-        reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it leaves")
-        address = ("--address", self._ray_address)
-        self.run(host, "ray", "drain-node", *address, *reason)
+        """Empty a host as a pod on Kubernetes is, and wait for it: what Serve has there starts
+        elsewhere first."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        settings = {"PATH": path, "RAY_ADDRESS": self._ray_address}
+        command = ["sh", "-c", '. "$0" && exec "$@"', str(self._node_file), str(ROOT / "k8s/drain")]
+        self.hosts.run(host, command, {**self._environment, **settings}, COMMAND_TIMEOUT_S)
 
     def start_ray(self, hosts: Iterable[int]) -> None:
         """Start Ray on hosts, the head or workers, all at once."""
