@@ -152,9 +152,13 @@ def pull(
             show_default="$PAGERAY_CACHE or ~/.cache/pageray",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check every file of a hub model against the hub's digest."),
+    ] = False,
 ) -> None:
-    """Fetch and check a model; a second call comes back at once."""
-    folder = _pull(model, cache_dir or default_cache_dir(os.environ))
+    """Fetch a model; a second call comes back at once."""
+    folder = _pull(model, cache_dir or default_cache_dir(os.environ), checks_digests=check)
     Console().print(f"{model} is at {folder}", **PLAIN)
 
 
@@ -211,10 +215,18 @@ def _with_cache_dir(options: Served) -> Served:
     return replace(options, cache_dir=options.cache_dir or default_cache_dir(os.environ))
 
 
-def _pull(model: str, cache_dir: Path, *, needs_weights: bool = True) -> Path:
+def _pull(
+    model: str, cache_dir: Path, *, needs_weights: bool = True, checks_digests: bool = False
+) -> Path:
     from deployments.cli_pull import pull as run_pull  # noqa: PLC0415  slow to import
 
-    return run_pull(model, cache_dir, Console(), needs_weights=needs_weights)
+    return run_pull(
+        model,
+        cache_dir,
+        Console(),
+        needs_weights=needs_weights,
+        checks_digests=checks_digests,
+    )
 
 
 def _ray_environment(args: AppArgs, start: LaunchOptions, folder: Path) -> dict[str, str]:

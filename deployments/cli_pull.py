@@ -14,14 +14,30 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from engine.hub_digest import check_digests
 from engine.model_store import resolve_model
 from engine.progress import Report
 
 
-def pull(model: str, cache_dir: Path, console: Console, *, needs_weights: bool = True) -> Path:
-    """Return the folder of the model, after fetching and checking what is missing."""
+def pull(
+    model: str,
+    cache_dir: Path,
+    console: Console,
+    *,
+    needs_weights: bool = True,
+    checks_digests: bool = False,
+) -> Path:
+    """Return the folder of the model, after fetching what is missing.
+
+    Raises ModelNotFound or InvalidModel.
+    """
     with progress_bars(console) as report:
-        return resolve_model(model, cache_dir=cache_dir, report=report, needs_weights=needs_weights)
+        folder = resolve_model(
+            model, cache_dir=cache_dir, report=report, needs_weights=needs_weights
+        )
+        if checks_digests:
+            check_digests(folder, report)
+        return folder
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from deployments.cli_pull import pull
-from engine.errors import ModelNotFound
+from engine.errors import InvalidModel, ModelNotFound
 
 Report = Callable[[str, int, int], None]
 
@@ -54,3 +54,18 @@ def test_failure_leaves_the_terminal_as_it_was(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(ModelNotFound):
         run(monkeypatch, work)
+
+
+def test_a_spoilt_file_is_found_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blob, folder = tmp_path / "blobs" / ("0" * 64), tmp_path / "snapshots" / "abc"
+    blob.parent.mkdir()
+    folder.mkdir(parents=True)
+    blob.write_bytes(b"spoilt")
+    (folder / "model.safetensors").symlink_to(blob)
+    monkeypatch.setattr("deployments.cli_pull.resolve_model", lambda *_, **__: folder)
+    console = Console(file=io.StringIO())
+    assert pull("a/b", tmp_path, console) == folder
+    with pytest.raises(InvalidModel, match="is not what the hub has"):
+        pull("a/b", tmp_path, console, checks_digests=True)
