@@ -19,7 +19,7 @@ STAMP := .venv/.installed
 TRITONS := $(if $(filter Linux,$(shell uname -s)),$(shell cat tests/triton/versions.txt))
 TRITON_STAMPS := $(TRITONS:%=.venv/tritons/%/.installed)
 
-.PHONY: help setup serve test test-long test-gpu check bench bench-gpu experiment chaos clean
+.PHONY: help setup serve test test-long test-gpu check bench bench-gpu experiment chaos k8s-config clean
 
 help:
 	@echo 'make setup    make .venv with everything that serving and testing need'
@@ -32,6 +32,7 @@ help:
 	@echo 'make bench-gpu  what they reach of what the device can do: make bench-gpu ARGS="--only attention Qwen3"'
 	@echo 'make experiment  paging against a full reservation and contiguous slots'
 	@echo 'make chaos    faults on a live cluster, none of which a client may see: make chaos SEED=7 MINUTES=10'
+	@echo 'make k8s-config  write what the overlays in k8s/ serve, from their options.yaml'
 	@echo 'make clean    remove .venv, caches and build output (models in the user cache stay)'
 
 setup: $(STAMP)
@@ -89,6 +90,11 @@ experiment: setup
 chaos: setup
 	$(BIN)/pageray pull smollm2
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
+k8s-config: setup
+	for folder in k8s/overlays/*; do \
+	  $(BIN)/pageray config --config $$folder/options.yaml > $$folder/serve-config.yaml || exit 1; \
+	done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
