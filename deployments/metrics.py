@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cluster.snapshot import ReplicaSnapshot
+from deployments.vllm_metrics import VllmCollector
 from engine.output import FinishReason
 
 # Small models make a token in a few milliseconds, long prompts take minutes.
@@ -119,6 +120,8 @@ class HttpMetrics:
 
     def __init__(self, snapshots: SnapshotsByModel) -> None:
         self._registry = CollectorRegistry()
+        self._vllm_registry = CollectorRegistry()
+        self._vllm_registry.register(VllmCollector(self._registry))
         self._registry.register(SnapshotCollector(snapshots))
         ttft = self._latency("pageray_time_to_first_token_seconds", "Request until first token")
         inter_token = self._latency(
@@ -169,8 +172,8 @@ class HttpMetrics:
         self._errors.labels(model_name, str(status)).inc()
 
     def exposition(self) -> bytes:
-        """All series in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """All series in Prometheus' text format, some of them under vLLM's names as well."""
+        return generate_latest(self._registry) + generate_latest(self._vllm_registry)
 
     def _latency(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, _LABELS, buckets=LATENCY_BUCKETS_S, registry=self._registry)

@@ -6,6 +6,7 @@ from starlette.applications import Starlette
 
 from cluster.snapshot import ReplicaSnapshot
 from engine.errors import Overloaded
+from engine.output import FinishReason
 from tests.deployments.asgi_client import call
 from tests.deployments.conftest import BuildApp
 from tests.deployments.fake_token_source import FakeTokenSource, engine_snapshot
@@ -20,7 +21,7 @@ def scrape(app: Starlette) -> Samples:
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     samples: Samples = {}
     for family in text_string_to_metric_families(response.body.decode()):
-        assert family.name.startswith("pageray_")
+        assert family.name.startswith(("pageray_", "vllm:"))
         for sample in family.samples:
             labels = dict(sample.labels)
             assert labels.pop("model_name") == "tiny"
@@ -71,6 +72,29 @@ def test_requests_are_counted_and_timed_once(app: Starlette, source: FakeTokenSo
     num_tokens = 4 * 3 + len(source.requests[-1].prompt_token_ids) * 0 + 7
     assert samples["pageray_inter_token_latency_seconds_count", ""] == num_tokens - 5
     assert samples["pageray_open_requests", ""] == 0
+
+
+def test_vllms_dashboards_find_the_names_that_they_ask_for(
+    app: Starlette, source: FakeTokenSource
+) -> None:
+    busy = engine_snapshot(num_running=3, num_prompt_tokens=1000)
+    source.replicas = [ReplicaSnapshot("r1", busy, 0.2)]
+    call(app, "/v1/completions", {"prompt": "a", "max_tokens": 3})
+    samples = scrape(app)
+    assert samples["vllm:num_requests_running", "r1"] == 3
+    assert (
+        samples["vllm:kv_cache_usage_perc", "r1"] == samples["pageray_kv_cache_usage_ratio", "r1"]
+    )
+    assert samples["vllm:prompt_tokens_total", "r1"] == 1000
+    for ours, theirs in (
+        ("pageray_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"),
+        ("pageray_inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+        ("pageray_request_duration_seconds", "vllm:e2e_request_latency_seconds"),
+    ):
+        assert samples[f"{theirs}_count", ""] == samples[f"{ours}_count", ""] > 0
+        assert samples[f"{theirs}_sum", ""] == samples[f"{ours}_sum", ""]
+        assert samples[f"{theirs}_bucket", "+Inf"] == samples[f"{ours}_bucket", "+Inf"]
+    assert sum(samples["vllm:request_success_total", reason] for reason in FinishReason) == 1
 
 
 def test_latency_buckets_tell_apart_steps_below_ten_milliseconds(app: Starlette) -> None:

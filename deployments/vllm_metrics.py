@@ -1,0 +1,54 @@
+"""Our metrics under the names that vLLM has for them, so that its dashboards show PageRay as well.
+
+Names and labels of vLLM 0.33 (vllm/v1/metrics/loggers.py), and older ones where its published
+dashboards still ask for them. Whatever vLLM measures otherwise is left out.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+_NAMES: Final = {
+    "pageray_requests_running": ("vllm:num_requests_running",),
+    "pageray_requests_waiting": ("vllm:num_requests_waiting",),
+    "pageray_kv_cache_usage_ratio": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    "pageray_preemptions": ("vllm:num_preemptions",),
+    "pageray_prompt_tokens": ("vllm:prompt_tokens",),
+    "pageray_generation_tokens": ("vllm:generation_tokens",),
+    "pageray_prefix_cache_queried_tokens": ("vllm:prefix_cache_queries",),
+    "pageray_prefix_cache_hit_tokens": ("vllm:prefix_cache_hits",),
+    "pageray_time_to_first_token_seconds": ("vllm:time_to_first_token_seconds",),
+    "pageray_inter_token_latency_seconds": (
+        "vllm:inter_token_latency_seconds",
+        "vllm:time_per_output_token_seconds",
+    ),
+    "pageray_request_duration_seconds": ("vllm:e2e_request_latency_seconds",),
+    "pageray_requests": ("vllm:request_success",),
+}
+_LABELS: Final = {"replica": "engine", "finish_reason": "finished_reason"}
+
+
+class VllmCollector(Collector):
+    """Shows what another registry has, under vLLM's names."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the names are not known to anybody else."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Each of our families that vLLM has too, once for each of its names."""
+        for family in self._registry.collect():
+            for name in _NAMES.get(family.name, ()):
+                alias = Metric(name, family.documentation, family.type)
+                for sample in family.samples:
+                    labels = {_LABELS.get(key, key): value for key, value in sample.labels.items()}
+                    alias.add_sample(
+                        name + sample.name.removeprefix(family.name), labels, sample.value
+                    )
+                yield alias
