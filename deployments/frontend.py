@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,17 +13,18 @@ from cluster.admission import Admission
 from cluster.boards import find_board
 from deployments.args import AppArgs, ModelArgs
 from deployments.door import Door
-from deployments.http_app import build_http_app
+from deployments.http_app import build_http_app, build_metrics
 from deployments.http_settings import HttpSettings
+from deployments.metrics import OwnFamilies
+from deployments.peers import Decisions
+from deployments.serve_peers import FRONTEND, ServePeers
 from deployments.served_model import ServedModel
-from deployments.status import FrontendAnswer, find_decisions
+from deployments.status import find_decisions
 from deployments.token_source import ServeTokenSource
 from engine.model_store import resolve_model
 from engine.tokenizer import Tokenizer
 
-NAME: Final = "Frontend"
-ANSWER_TIMEOUT_S: Final = 5.0
-"""For what frontends ask each other."""
+NAME: Final = FRONTEND
 
 
 @serve.ingress()
@@ -38,11 +38,13 @@ class Frontend:
             *(_connect(model, args.cache_dir, replicas[model.model_name]) for model in args.models)
         )
         self._door = Door()
+        self._metrics = build_metrics(self._models, _frontend_id())
         self._http_app: Starlette = build_http_app(
             self._models,
             HttpSettings.from_args(args),
-            partial(_ask_frontends, args.num_frontends) if args.num_frontends > 1 else None,
+            ServePeers(args.num_frontends) if args.num_frontends > 1 else None,
             self._door,
+            self._metrics,
         )
 
     async def close(self, *, turn_out: bool = False) -> int:
@@ -55,26 +57,17 @@ class Frontend:
             self._door.turn_out()
         return self._door.num_inside
 
-    async def decisions(self, request_id: str) -> list[dict[str, Any]]:
+    async def decisions(self, request_id: str) -> Decisions:
         """Why this frontend placed a request where it did; for the other frontends."""
         return find_decisions(self._models, request_id)
+
+    async def families(self) -> OwnFamilies:
+        """What this frontend has measured; for the other frontends."""
+        return self._metrics.frontend_id, self._metrics.own_families()
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """The application, built late because it needs the replicas (Serve hook)."""
         return self._http_app
-
-
-async def _ask_frontends(num_frontends: int, request_id: str) -> list[FrontendAnswer]:
-    frontends = serve.get_deployment_handle(NAME, serve.get_replica_context().app_name)
-    try:
-        answers: list[FrontendAnswer] = await frontends.broadcast(
-            "decisions", request_id
-        ).results_async(timeout_s=ANSWER_TIMEOUT_S, return_exceptions=True)
-    except TimeoutError as error:
-        return [error]
-    # One that Serve has not told us of yet, or that is being replaced, may have placed it too.
-    unknown = [LookupError("not heard of")] * (num_frontends - len(answers))
-    return answers + unknown
 
 
 async def _connect(
@@ -84,7 +77,6 @@ async def _connect(
         resolve_model, args.model, cache_dir=cache_dir, needs_weights=args.needs_weights
     )
     tokenizer = await asyncio.to_thread(Tokenizer.from_folder, path)
-    frontend_id = serve.get_replica_context().replica_id.unique_id
     board = find_board(args.model_name)
     admission = Admission(
         board,
@@ -93,7 +85,7 @@ async def _connect(
         block_size=args.cached_block_size,
         ttft_objective_s=args.ttft_objective_s,
     )
-    source = ServeTokenSource(replicas, board, admission, frontend_id)
+    source = ServeTokenSource(replicas, board, admission, _frontend_id())
     source.start()
     description = await replicas.describe.remote()
     return ServedModel(
@@ -103,6 +95,10 @@ async def _connect(
         source=source,
         may_sleep=args.replicas_min == 0,
     )
+
+
+def _frontend_id() -> str:
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 FrontendDeployment = serve.deployment(name=NAME)(Frontend)

@@ -21,9 +21,10 @@ from deployments.http_errors import ErrorMiddleware, routing_error_response
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.models import ModelRoutes
+from deployments.peers import Peers
 from deployments.request_id import RequestIdMiddleware
 from deployments.served_model import ServedModel, ServedModels, model_name_of
-from deployments.status import AskFrontends, StatusRoutes
+from deployments.status import StatusRoutes
 from deployments.text_completion import TextCompletionDialect
 from deployments.tokenize import TokenizeRoutes
 
@@ -31,18 +32,18 @@ from deployments.tokenize import TokenizeRoutes
 def build_http_app(
     served: Sequence[ServedModel],
     settings: HttpSettings,
-    ask_frontends: AskFrontends | None = None,
+    peers: Peers | None = None,
     door: Door | None = None,
+    metrics: HttpMetrics | None = None,
 ) -> Starlette:
     """The ASGI application. Every response has a status and a body that its client can read.
 
-    `ask_frontends` finds what other frontends know of a request; `door` lets generation requests
-    in, and can be closed.
+    `peers` are all frontends, where there are more; `door` lets generation requests in, and can be
+    closed; `metrics` are those of the same models.
     """
     door = door or Door()
     models = ServedModels(served)
-    metrics = HttpMetrics({model.name: model.source.snapshots for model in models})
-    metrics.show(AdmissionCollector({model.name: model.source.admission for model in models}))
+    metrics = metrics or build_metrics(served)
 
     def generate(path: str, dialect: Callable[[ServedModel, HttpSettings], Dialect]) -> Route:
         endpoint = CompletionEndpoint(dialect, models, settings, metrics, door)
@@ -52,7 +53,7 @@ def build_http_app(
         metrics.count_error(status_code, model_name_of(scope))
 
     listing = ModelRoutes(models)
-    status = StatusRoutes(models, settings, metrics, door, ask_frontends)
+    status = StatusRoutes(models, settings, metrics, door, peers)
     tokens = TokenizeRoutes(models, settings)
     routes = [
         generate("/v1/chat/completions", ChatDialect),
@@ -82,3 +83,10 @@ def build_http_app(
     # A redirect would answer /v1/models/ with a body that is no JSON.
     app.router.redirect_slashes = False
     return app
+
+
+def build_metrics(served: Sequence[ServedModel], frontend_id: str = "") -> HttpMetrics:
+    """What one frontend measures of these models."""
+    metrics = HttpMetrics({model.name: model.source.snapshots for model in served}, frontend_id)
+    metrics.show(AdmissionCollector({model.name: model.source.admission for model in served}))
+    return metrics

@@ -1,11 +1,12 @@
 """Prometheus metrics: what clients feel, measured here, and what the engines hold, from snapshots.
 
 The registry belongs to one application; nothing is registered globally. Each frontend measures
-its own requests, and all of them show the same engines.
+its own requests, and shows the engines and what all others have measured: one address is enough to
+scrape, and nothing is counted twice.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cluster.snapshot import ReplicaSnapshot
-from deployments.vllm_metrics import VllmCollector
+from deployments.metric_family import Family, merge_families, read_families
+from deployments.vllm_metrics import vllm_metrics
 from engine.output import FinishReason
 
 # Small models make a token in a few milliseconds, long prompts take minutes.
@@ -26,6 +28,8 @@ LATENCY_BUCKETS_S: Final = (
 _LABELS: Final = ("model_name",)
 
 Reading = Callable[[ReplicaSnapshot], float]
+OwnFamilies = tuple[str, list[Family]]
+"""A frontend's id, and what it has measured itself."""
 SnapshotsByModel = Mapping[str, Callable[[], list[ReplicaSnapshot]]]
 
 _GAUGES: Final[tuple[tuple[str, str, Reading], ...]] = (
@@ -118,11 +122,11 @@ class ModelMetrics:
 class HttpMetrics:
     """Everything that GET /metrics shows."""
 
-    def __init__(self, snapshots: SnapshotsByModel) -> None:
+    def __init__(self, snapshots: SnapshotsByModel, frontend_id: str = "") -> None:
+        self.frontend_id = frontend_id
+        """Label of what is measured here; empty: there is none."""
+        self._engines = SnapshotCollector(snapshots)
         self._registry = CollectorRegistry()
-        self._vllm_registry = CollectorRegistry()
-        self._vllm_registry.register(VllmCollector(self._registry))
-        self._registry.register(SnapshotCollector(snapshots))
         ttft = self._latency("pageray_time_to_first_token_seconds", "Request until first token")
         inter_token = self._latency(
             "pageray_inter_token_latency_seconds", "Gap between tokens of a choice"
@@ -171,12 +175,35 @@ class HttpMetrics:
             model_name = next(iter(self._of)) if len(self._of) == 1 else ""
         self._errors.labels(model_name, str(status)).inc()
 
-    def exposition(self) -> bytes:
-        """All series in Prometheus' text format, some of them under vLLM's names as well."""
-        return generate_latest(self._registry) + generate_latest(self._vllm_registry)
+    def own_families(self) -> list[Family]:
+        """What was measured here."""
+        return read_families(self._registry, frontend=self.frontend_id)
+
+    def exposition(self, others: Iterable[OwnFamilies] = ()) -> bytes:
+        """All series in Prometheus' text format, some of them under vLLM's names as well.
+
+        `others` have measured theirs; this frontend may be among them.
+        """
+        families = read_families(self._engines) + self.own_families()
+        for frontend_id, theirs in others:
+            families += theirs if frontend_id != self.frontend_id else []
+        shown = CollectorRegistry()
+        shown.register(_Shown(list(merge_families(families))))
+        return generate_latest(shown)
 
     def _latency(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, _LABELS, buckets=LATENCY_BUCKETS_S, registry=self._registry)
+
+
+class _Shown(Collector):
+    """Metrics that were collected already, under all their names."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
+        yield from vllm_metrics(self._metrics)
 
 
 class RequestTimer:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -12,18 +12,14 @@ from starlette.responses import Response
 from deployments.door import Door
 from deployments.http_errors import JSON, FrontendSilent, UnknownRequest
 from deployments.http_settings import HttpSettings
-from deployments.metrics import HttpMetrics
+from deployments.metrics import HttpMetrics, OwnFamilies
+from deployments.peers import Decisions, Peers, split_answers
 from deployments.served_model import ServedModel, ServedModels
 
 logger = logging.getLogger("ray.serve")
 
-FrontendAnswer = list[dict[str, Any]] | BaseException
-"""What `find_decisions` finds in another frontend, or why it did not answer."""
-AskFrontends = Callable[[str], Awaitable[list[FrontendAnswer]]]
-"""Request id to the answer of every frontend."""
 
-
-def find_decisions(models: Iterable[ServedModel], request_id: str) -> list[dict[str, Any]]:
+def find_decisions(models: Iterable[ServedModel], request_id: str) -> Decisions:
     """Return this frontend's decisions on a request, an entry for each attempt."""
     return [
         dataclasses.asdict(decision)
@@ -41,11 +37,11 @@ class StatusRoutes:
         settings: HttpSettings,
         metrics: HttpMetrics,
         door: Door,
-        ask_frontends: AskFrontends | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        """Take what there is to tell of; `ask_frontends` finds decisions of other frontends."""
+        """Take what there is to tell of; `peers`: all frontends, where there are more."""
         self._models = models
-        self._ask_frontends = ask_frontends
+        self._peers = peers
         self._settings = settings
         self._metrics = metrics
         self._door = door
@@ -73,8 +69,8 @@ class StatusRoutes:
         """Why a request went to its replica. Raises UnknownRequest, FrontendSilent."""
         request_id = request.path_params["request_id"]
         decisions = find_decisions(self._models, request_id)
-        if not decisions and self._ask_frontends is not None:
-            decisions = _merge(request_id, await self._ask_frontends(request_id))
+        if not decisions and self._peers is not None:
+            decisions = _merge(request_id, await self._peers.decisions(request_id))
         if not decisions:
             raise UnknownRequest(
                 f"No request {request_id[:128]!r} was placed from here of late.",
@@ -87,15 +83,19 @@ class StatusRoutes:
         return _json({"version": self._settings.version})
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus' text format."""
+        """Prometheus' text format: the engines, and what every frontend has measured."""
+        others: list[OwnFamilies] = []
+        if self._peers is not None:
+            others, silent = split_answers(await self._peers.families())
+            if silent:
+                logger.warning("frontends did not say what they have measured: %r", silent)
         return Response(
-            self._metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+            self._metrics.exposition(others), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
 
-def _merge(request_id: str, answers: list[FrontendAnswer]) -> list[dict[str, Any]]:
-    silent = [answer for answer in answers if isinstance(answer, BaseException)]
-    told = [answer for answer in answers if not isinstance(answer, BaseException)]
+def _merge(request_id: str, answers: list[Decisions | BaseException]) -> Decisions:
+    told, silent = split_answers(answers)
     decisions = [decision for answer in told for decision in answer]
     if silent and not decisions:
         # One of these may have placed it: to say that nobody has would be a guess.

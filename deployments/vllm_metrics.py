@@ -4,12 +4,10 @@ Names and labels of vLLM 0.33 (vllm/v1/metrics/loggers.py), and older ones where
 dashboards still ask for them. Whatever vLLM measures otherwise is left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
 
 _NAMES: Final = {
     "pageray_requests_running": ("vllm:num_requests_running",),
@@ -31,24 +29,12 @@ _NAMES: Final = {
 _LABELS: Final = {"replica": "engine", "finish_reason": "finished_reason"}
 
 
-class VllmCollector(Collector):
-    """Shows what another registry has, under vLLM's names."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def describe(self) -> list[Metric]:
-        """Nothing: the names are not known to anybody else."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Each of our families that vLLM has too, once for each of its names."""
-        for family in self._registry.collect():
-            for name in _NAMES.get(family.name, ()):
-                alias = Metric(name, family.documentation, family.type)
-                for sample in family.samples:
-                    labels = {_LABELS.get(key, key): value for key, value in sample.labels.items()}
-                    alias.add_sample(
-                        name + sample.name.removeprefix(family.name), labels, sample.value
-                    )
-                yield alias
+def vllm_metrics(metrics: Iterable[Metric]) -> Iterator[Metric]:
+    """Each of our metrics that vLLM has too, once for each of its names."""
+    for metric in metrics:
+        for name in _NAMES.get(metric.name, ()):
+            alias = Metric(name, metric.documentation, metric.type)
+            for sample in metric.samples:
+                labels = {_LABELS.get(key, key): value for key, value in sample.labels.items()}
+                alias.add_sample(name + sample.name.removeprefix(metric.name), labels, sample.value)
+            yield alias

@@ -5,8 +5,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from cluster.snapshot import ReplicaSnapshot
+from deployments.http_app import build_http_app, build_metrics
+from deployments.http_settings import HttpSettings
+from deployments.metrics import OwnFamilies
+from deployments.peers import Decisions
+from deployments.served_model import ServedModel
 from engine.errors import Overloaded
 from engine.output import FinishReason
+from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import call
 from tests.deployments.conftest import BuildApp
 from tests.deployments.fake_token_source import FakeTokenSource, engine_snapshot
@@ -120,6 +126,39 @@ def test_errors_are_counted_by_status_and_failed_choices_by_reason(
     assert samples["pageray_http_errors_total", "503"] == 1
     assert samples["pageray_requests_total", "error"] == 3
     assert samples["pageray_request_duration_seconds_count", ""] == 0
+
+
+def test_one_scrape_has_what_every_frontend_has_measured(
+    source: FakeTokenSource, tokenizer: Tokenizer
+) -> None:
+    """Ours among the answers is not counted twice, and one that is silent spoils nothing."""
+    model = ServedModel("tiny", max_model_len=100, tokenizer=tokenizer, source=source)
+    ours, theirs = build_metrics([model], "a"), build_metrics([model], "b")
+    ours.count_error(400, "tiny")
+    theirs.count_error(400, "tiny")
+    theirs.count_error(400, "tiny")
+
+    class ThreePeers:
+        async def families(self) -> list[OwnFamilies | BaseException]:
+            silent = TimeoutError("hangs")
+            return [("a", ours.own_families()), silent, ("b", theirs.own_families())]
+
+        async def decisions(self, _request_id: str) -> list[Decisions | BaseException]:
+            return []
+
+    app = build_http_app([model], HttpSettings(), ThreePeers(), metrics=ours)
+    text = call(app, "/metrics").body.decode()
+    assert text.count("# TYPE pageray_http_errors_total counter") == 1
+    samples = [
+        (sample.labels.get("frontend"), sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "pageray_http_errors_total"
+    ]
+    assert samples == [("a", 1), ("b", 2)]
+    running = [line for line in text.splitlines() if line.startswith("pageray_requests_running")]
+    assert len(running) == len(source.replicas), "engines are the same for all frontends"
+    assert all("frontend=" not in line for line in running)
 
 
 def test_applications_share_no_registry(build_app: BuildApp) -> None:

@@ -14,8 +14,9 @@ from cluster.snapshot import AdmissionSnapshot
 from deployments.cli_why import MEANINGS, fetch_why, render_why
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
+from deployments.metrics import OwnFamilies
+from deployments.peers import Decisions
 from deployments.served_model import ServedModel
-from deployments.status import FrontendAnswer
 from engine.errors import PageRayError
 from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import call
@@ -120,13 +121,17 @@ def test_the_session_goes_along_with_the_request(app: Starlette, source: FakeTok
 def test_other_frontends_are_asked_for_what_is_not_known_here(
     source: FakeTokenSource, tokenizer: Tokenizer
 ) -> None:
-    async def ask_frontends(request_id: str) -> list[FrontendAnswer]:
-        known = [{"request_id": request_id, "reason": "only"}] if request_id == "theirs" else []
-        is_silent = request_id in ("theirs", "silent's")
-        return [known, *([TimeoutError("hangs")] if is_silent else [])]
+    class TwoPeers:
+        async def decisions(self, request_id: str) -> list[Decisions | BaseException]:
+            known = [{"request_id": request_id, "reason": "only"}] if request_id == "theirs" else []
+            is_silent = request_id in ("theirs", "silent's")
+            return [known, *([TimeoutError("hangs")] if is_silent else [])]
+
+        async def families(self) -> list[OwnFamilies | BaseException]:
+            return []
 
     model = ServedModel("tiny", max_model_len=100, tokenizer=tokenizer, source=source)
-    app = build_http_app([model], HttpSettings(), ask_frontends)
+    app = build_http_app([model], HttpSettings(), TwoPeers())
     source.known_decisions["ours"] = [DECISION]
     assert call(app, "/status/why/ours").json()["decisions"][0]["reason"] == "prefix"
     assert call(app, "/status/why/theirs").json()["decisions"][0]["reason"] == "only"

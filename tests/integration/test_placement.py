@@ -1,5 +1,6 @@
 """Several replicas on live Ray: a burst fits them, and the books are empty afterwards."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,11 @@ def test_any_frontend_tells_why_and_all_books_are_empty_in_the_end(two: Serving)
         assert (found["num_held_requests"], found["num_placed_requests"]) == (0, 0)
         num_placed.add(sum(found["num_placements"].values()))
     assert sum(num_placed) == 60 or num_placed == {30}, "both frontends had some"
+    # Whoever is asked for metrics tells them of both.
+    lines = two.client.get("/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("pageray_placements_total")]
+    assert sum(float(line.split()[-1]) for line in counts) == 60
+    assert len({re.findall('frontend="([^"]+)"', line)[0] for line in counts}) == 2
 
 
 def test_clients_that_leave_while_they_wait_leave_nothing_in_the_books(serving: Serving) -> None:
