@@ -26,7 +26,7 @@ from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from cluster.token_clients import TokenClients
 from deployments.attempt import Attempt
 from deployments.replica_call import EngineFull, hold_call, lost
-from deployments.trial import Trial, Trials
+from deployments.trial import Trials
 from engine.errors import Overloaded, PageRayError, ReplicaLost
 from engine.output import TokenOutput
 from engine.request import GenerateRequest
@@ -114,15 +114,13 @@ class ServeTokenSource:
         self._retries.note_request()
         journal = Journal(request)
         pause_s = REFUSED_PAUSE_S
-        trial: Trial | None = None
         try:
             while journal.is_open:
-                number = journal.num_attempts
                 next_request = journal.next_attempt()
-                attempt = Attempt(next_request.request_id, number)
+                attempt = Attempt(next_request.request_id, journal.num_attempts - 1)
                 self._present[request.request_id] = journal, attempt
+                trial = await self._trials.begin(attempt, is_suspect=journal.is_suspect)
                 try:
-                    trial = await self._trials.begin(attempt) if journal.is_suspect else None
                     async with aclosing(self._run(attempt, next_request, arrived_s)) as run:
                         async for output in run:
                             # A lost replica may still speak for a while. Its outputs carry the old
@@ -131,7 +129,7 @@ class ServeTokenSource:
                                 yield news
                             if not journal.is_open:
                                 return
-                            if trial is not None and not journal.is_suspect:
+                            if not journal.is_suspect:
                                 trial.end()
                     raise lost("it ended the request before its last token")
                 except ReplicaLost as error:
@@ -139,11 +137,11 @@ class ServeTokenSource:
                     self._lose(request, journal, error, attempt)
                 except EngineFull as error:
                     journal.refuse(error)
+                    trial.end()
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, MAX_REFUSED_PAUSE_S)
                 finally:
-                    if trial is not None:
-                        trial.end()
+                    trial.end()
                 for output in journal.end_unwanted():
                     yield output
         finally:
