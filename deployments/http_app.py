@@ -22,6 +22,7 @@ from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.models import ModelRoutes
 from deployments.peers import Peers
+from deployments.readiness_metrics import ReadinessCollector
 from deployments.request_id import RequestIdMiddleware
 from deployments.served_model import ServedModel, ServedModels, model_name_of
 from deployments.status import StatusRoutes
@@ -89,4 +90,5 @@ def build_metrics(served: Sequence[ServedModel], frontend_id: str = "") -> HttpM
     """What one frontend measures of these models."""
     metrics = HttpMetrics({model.name: model.source.snapshots for model in served}, frontend_id)
     metrics.show(AdmissionCollector({model.name: model.source.admission for model in served}))
+    metrics.show(ReadinessCollector(served))
     return metrics
