@@ -15,6 +15,8 @@ from engine.progress import Report
 _CHUNK_BYTES: Final = 1 << 22
 _SHA256_CHARS: Final = 64
 _GIT_CHARS: Final = 40
+_SNAPSHOTS: Final = "snapshots"
+"""Folder in which the hub's cache keeps the files of a model by revision."""
 
 
 def check_digests(folder: Path, report: Report) -> int:
@@ -24,13 +26,20 @@ def check_digests(folder: Path, report: Report) -> int:
         folder: a snapshot in the hub's cache; of another folder nothing can be checked.
         report: called as `report(phase, done, total)`, in bytes.
 
-    Raises InvalidModel when a file is not what the hub said.
+    Raises InvalidModel when a file is not what the hub said, or nobody can tell.
     """
-    blobs = {path: path.resolve() for path in sorted(folder.iterdir()) if path.is_symlink()}
-    known = {path: blob for path, blob in blobs.items() if _is_digest(blob.name)}
-    total = sum(blob.stat().st_size for blob in known.values())
+    if folder.parent.name != _SNAPSHOTS:
+        return 0
+    blobs = {path: path.resolve() for path in sorted(folder.iterdir())}
+    for path, blob in blobs.items():
+        if not (blob.is_file() and _is_digest(blob.name)):
+            raise InvalidModel(
+                f"'{path}' cannot be checked: it is no link to a blob with the hub's digest.",
+                "Keep the hub's cache on a file system with symbolic links.",
+            )
+    total = sum(blob.stat().st_size for blob in blobs.values())
     done = 0
-    for path, blob in known.items():
+    for path, blob in blobs.items():
         digest = _new_digest(blob)
         with blob.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
@@ -43,7 +52,7 @@ def check_digests(folder: Path, report: Report) -> int:
                 f"and should be {blob.name}.",
                 f"Delete '{blob}' and pull the model again.",
             )
-    return len(known)
+    return len(blobs)
 
 
 def _is_digest(name: str) -> bool:

@@ -47,3 +47,13 @@ def test_a_changed_byte_is_found(snapshot: Path, name: str) -> None:
 def test_of_a_folder_that_is_no_snapshot_nothing_can_be_checked(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(SMALL)
     assert check_digests(tmp_path, lambda *_: None) == 0
+
+
+def test_what_cannot_be_checked_is_not_taken_for_checked(snapshot: Path) -> None:
+    (snapshot / "extra.json").write_bytes(SMALL)  # as where there are no symbolic links
+    with pytest.raises(InvalidModel, match=r"extra.json' cannot be checked"):
+        check_digests(snapshot, lambda *_: None)
+    (snapshot / "extra.json").unlink()
+    (snapshot / "config.json").resolve().unlink()
+    with pytest.raises(InvalidModel, match=r"config.json' cannot be checked"):
+        check_digests(snapshot, lambda *_: None)
