@@ -25,7 +25,6 @@ from deployments.cli_serve_config import serve_config
 from deployments.cli_settings import (
     app_args,
     check_labels,
-    default_host,
     launch_options,
     parse_size,
 )
@@ -110,12 +109,8 @@ def serve(options: ServeOptions) -> None:
 @takes_options(ServeOptions)
 def config(options: ServeOptions) -> None:
     """Print the Serve config file for `serve deploy`; takes the options of `serve`."""
-    text = serve_config(
-        app_args(options),
-        host=options.host or default_host(joins_cluster=True),
-        port=options.port,
-        with_cache_dir=options.cache_dir is not None,
-    )
+    start = launch_options(replace(options, address=options.address or "auto"))
+    text = serve_config(app_args(options), start, with_cache_dir=options.cache_dir is not None)
     typer.echo(text, nl=False)
 
 

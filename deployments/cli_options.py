@@ -13,6 +13,7 @@ import typer
 
 from deployments.cli_config_file import ConfigFile, load_config_file, read_config_file
 from deployments.cli_engine_options import EngineOptions, default, option
+from deployments.launch_options import LogFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +150,14 @@ class ServeOptions(EngineOptions):
     verbose: Annotated[
         bool, option("Cluster", "--verbose", "-v", help="Show the logs of all processes here.")
     ] = False
+    log_format: Annotated[
+        LogFormat,
+        option(
+            "Cluster",
+            "--log-format",
+            help="json: records of one line each, with the request's id, for collectors of logs.",
+        ),
+    ] = LogFormat.TEXT
 
     host: Annotated[
         str | None,

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from deployments.args import AppArgs
+from deployments.launch_options import LaunchOptions
 from deployments.serve_environment import serve_environment
 
 HEADER = """\
@@ -15,14 +16,14 @@ HEADER = """\
 """
 
 
-def serve_config(args: AppArgs, *, host: str, port: int, with_cache_dir: bool) -> str:
+def serve_config(args: AppArgs, start: LaunchOptions, *, with_cache_dir: bool) -> str:
     """The config file as text. Replica counts and the like follow from `args`, in code."""
     # A folder of this machine means nothing on the nodes of a cluster, unless one was asked for.
     left_out = set() if with_cache_dir else {"cache_dir"}
     config: dict[str, Any] = {
         "proxy_location": "EveryNode",
-        "http_options": {"host": host, "port": port},
-        "logging_config": {"enable_access_log": False},
+        "http_options": {"host": start.host, "port": start.port},
+        "logging_config": start.log_format.settings(),
         "applications": [
             {
                 "name": "pageray",

@@ -114,6 +114,7 @@ def launch_options(options: ServeOptions) -> LaunchOptions:
         address=options.address,
         dashboard=options.dashboard,
         verbose=options.verbose,
+        log_format=options.log_format,
     )
 
 

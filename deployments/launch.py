@@ -22,7 +22,7 @@ from cluster.engine_description import EngineDescription
 from deployments.app import build, num_cpus_needed
 from deployments.args import AppArgs, ModelArgs
 from deployments.frontend import NAME as FRONTEND
-from deployments.launch_options import LaunchOptions
+from deployments.launch_options import LaunchOptions, LogFormat
 from engine.errors import InvalidConfig
 
 APP_NAME = "pageray"
@@ -78,7 +78,7 @@ def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Ite
         serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
     try:
         with _phase(console, "start engine and frontend"):
-            _deploy(args)
+            _deploy(args, options.log_format)
         if options.address is None:  # a joined cluster may have no proxy on this machine
             with _phase(console, "open the port"):
                 _wait_for_http(_url(options))
@@ -118,10 +118,10 @@ def _close(frontends: Any, *, turn_out: bool = False) -> bool:
     return any(answer != 0 and not isinstance(answer, RayActorError) for answer in answers)
 
 
-def _deploy(args: AppArgs) -> None:
-    quiet = LoggingConfig(enable_access_log=False)
+def _deploy(args: AppArgs, log_format: LogFormat) -> None:
+    logging_config = LoggingConfig.model_validate(log_format.settings())
     try:
-        serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=quiet)
+        serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=logging_config)
     except RuntimeError as error:
         application = serve.status().applications.get(APP_NAME)
         reports = [str(error)]

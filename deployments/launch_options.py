@@ -1,6 +1,18 @@
 """Where and how `pageray serve` starts the application; what it starts is in `deployments.args`."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LogFormat(StrEnum):
+    """How frontends and replicas write their logs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+    def settings(self) -> dict[str, object]:
+        """Ray Serve's LoggingConfig. Prompts are in no log, whatever its format."""
+        return {"enable_access_log": False, "encoding": self.upper()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +28,4 @@ class LaunchOptions:
     """Start the Ray dashboard with a cluster of our own."""
     verbose: bool = False
     """Show the logs of every process here."""
+    log_format: LogFormat = LogFormat.TEXT

@@ -18,7 +18,8 @@ def smollm2_serving(
 ) -> Iterator[Serving]:
     """The default model on one replica."""
     log = tmp_path_factory.mktemp("serve") / "log"
-    serving = Serving("smollm2", "--kv-cache-memory", "1GiB", log=log)
+    options = ("--kv-cache-memory", "1GiB", "--log-format", "json")
+    serving = Serving("smollm2", *options, log=log)
     try:
         serving.wait_ready()
         yield serving

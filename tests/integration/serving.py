@@ -1,5 +1,6 @@
 """A `pageray serve` of our own for tests: started, watched and ended by process id."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +85,22 @@ class Serving:
 
     def listening_ports(self) -> set[int]:
         """TCP ports its processes listen on; several processes can share one."""
-        return {
-            connection.laddr.port
-            for process in self.processes()
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
+        ports: set[int] = set()
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # ended since it was listed
+                connections = process.net_connections("tcp")
+                listening = (each for each in connections if each.status == psutil.CONN_LISTEN)
+                ports.update(connection.laddr.port for connection in listening)
+        return ports
 
     def niceness(self) -> int:
         """Niceness of the command itself."""
         return psutil.Process(self.process.pid).nice()
+
+    def log_records(self, deployment: str) -> list[dict[str, Any]]:
+        """What the replicas of a deployment have logged, as JSON."""
+        logs = self.folder.glob(f"ray/session_2*/logs/serve/replica_*{deployment}*.log")
+        return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
     def titled(self, prefix: str) -> list[psutil.Process]:
         """Those of its processes whose title begins like this; Ray's actors set theirs."""

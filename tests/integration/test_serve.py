@@ -90,7 +90,9 @@ def test_killed_rank_is_rebuilt_and_all_that_it_had_goes_on(smollm2_serving: Ser
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 4, "temperature": 0}
     started = {**body, "prompt": "Once", "max_tokens": 300, "stream": True, "ignore_eos": True}
     with ThreadPoolExecutor() as pool:
-        with smollm2_serving.client.stream("POST", "/v1/completions", json=started) as stream:
+        with smollm2_serving.client.stream(
+            "POST", "/v1/completions", json=started, headers={"x-request-id": "once"}
+        ) as stream:
             lines = stream.iter_lines()
             assert next(lines).startswith("data: {")
             waiting = [
@@ -109,3 +111,8 @@ def test_killed_rank_is_rebuilt_and_all_that_it_had_goes_on(smollm2_serving: Ser
     assert not rank.is_running()
     wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 5, "no leaked block")
     assert len(smollm2_serving.ranks()) == 1
+    records = smollm2_serving.log_records("Frontend")
+    told = [record for record in records if record.get("request_id") == "once"]
+    assert any("is gone" in record["message"] for record in told), records
+    for text in ("capital of France", "Once"):
+        assert not any(text in record["message"] for record in records), "prompts are nobody's"
