@@ -92,6 +92,7 @@ chaos: setup
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 k8s-config: setup
+	$(BIN)/pageray node-env | sed -n 's/^export //p' | grep -v AUTH_TOKEN > k8s/base/node.env
 	for folder in k8s/overlays/*; do \
 	  $(BIN)/pageray config --config $$folder/options.yaml > $$folder/serve-config.yaml || exit 1; \
 	done

@@ -19,6 +19,7 @@ def problems_of(service: Object) -> list[str]:
     return [
         *_of_service(service),
         *_of_version(cluster),
+        *_of_service_port(cluster),
         *_of_autoscaler(cluster),
         *_of_gcs(service),
         *(problem for group in cluster["workerGroupSpecs"] for problem in _of_workers(group)),
@@ -43,6 +44,13 @@ def _of_service(service: Object) -> list[str]:
     if len(service["metadata"]["name"]) > MAX_NAME_CHARS:
         found.append(f"the name has more than {MAX_NAME_CHARS} characters")
     return found
+
+
+def _of_service_port(cluster: Object) -> list[str]:
+    """Versions that fill it in themselves mind nothing."""
+    [head] = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    names = {port["name"] for port in head["ports"]}
+    return [] if "serve" in names else ["the head names no port serve: there will be no service"]
 
 
 def _of_version(cluster: Object) -> list[str]:

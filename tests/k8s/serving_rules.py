@@ -116,7 +116,26 @@ def _of_models(service: Object, args: AppArgs) -> list[str]:
         if container["command"] == ["pageray", "pull"]
     }
     served = {model.model for model in args.models}
-    return [] if fetched == served else [f"pods fetch {fetched}, and {served} are served"]
+    found = [] if fetched == served else [f"pods fetch {fetched}, and {served} are served"]
+    for group in service["spec"][CLUSTER]["workerGroupSpecs"]:
+        for container in _containers(group):
+            mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+            variables = {each["name"]: each.get("value") for each in container["env"]}
+            if str(args.cache_dir) not in mounts:
+                found.append(f"{container['name']} mounts nothing at {args.cache_dir}")
+            if not str(variables.get("HF_HOME")).startswith(str(args.cache_dir)):
+                found.append(f"{container['name']} has HF_HOME outside of {args.cache_dir}")
+            if container["command"] and variables.get("PAGERAY_CACHE") != str(args.cache_dir):
+                found.append(f"{container['name']} fetches to elsewhere than {args.cache_dir}")
+    return found
+
+
+def _containers(group: Object) -> list[Object]:
+    spec = group["template"]["spec"]
+    return [
+        {"command": None, **container}
+        for container in spec["containers"] + spec.get("initContainers", [])
+    ]
 
 
 def _of_time(service: Object, args: AppArgs) -> list[str]:

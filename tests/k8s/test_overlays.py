@@ -97,6 +97,20 @@ def test_rays_ports_are_not_for_clients(overlay: str) -> None:
             assert {port["port"] for port in rule["ports"]} == {8000}
 
 
+def test_budgets_leave_room_to_empty_a_node(overlay: str) -> None:
+    objects = render(overlay)
+    head, workers = groups(only(objects, "RayService"))[:2]
+    num_pods = {"head": 1, "worker": workers["maxReplicas"] * workers.get("numOfHosts", 1)}
+    for budget in (each for each in objects if each["kind"] == "PodDisruptionBudget"):
+        labels = budget["spec"]["selector"]["matchLabels"]
+        kind = labels.pop("ray.io/node-type")
+        for group in (head, workers):
+            assert labels.items() <= group["template"]["metadata"]["labels"].items()
+        # Of pods whose owner cannot be scaled by Kubernetes it knows this kind alone.
+        assert budget["spec"].keys() == {"selector", "minAvailable"}
+        assert kind == "head" or budget["spec"]["minAvailable"] < num_pods[kind]
+
+
 # What the checks are there for: mistakes, each of which one of them must find.
 
 
@@ -183,6 +197,14 @@ def test_another_model_than_the_one_that_pods_fetch_is_found() -> None:
     config["applications"][0]["args"]["models"][0]["model"] = "Qwen/Qwen3-8B"
     service["spec"]["serveConfigV2"] = yaml.safe_dump(config)
     assert "Qwen/Qwen3-8B" in str(serving_rules.problems_of(service))
+
+
+def test_models_that_are_fetched_to_elsewhere_are_found() -> None:
+    service = service_of_two_nodes()
+    [workers] = service["spec"][CLUSTER]["workerGroupSpecs"]
+    [container] = workers["template"]["spec"]["initContainers"]
+    container["env"] = [each for each in container["env"] if each["name"] != "PAGERAY_CACHE"]
+    assert "fetches to elsewhere" in str(serving_rules.problems_of(service))
 
 
 def edit_config(service: Object) -> dict[str, Any]:
