@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,8 @@ from rich.progress import (
 from engine.hub_digest import check_digests
 from engine.model_store import resolve_model
 from engine.progress import Report
+
+NOTHING: Final = "the hub has no digests of this model: nothing was checked"
 
 
 def pull(
@@ -35,9 +38,11 @@ def pull(
         folder = resolve_model(
             model, cache_dir=cache_dir, report=report, needs_weights=needs_weights
         )
-        if checks_digests:
-            check_digests(folder, report)
-        return folder
+        num_checked = check_digests(folder, report) if checks_digests else 0
+    if checks_digests:
+        # Local and converted models, and the embedded one, have no digests at the hub.
+        console.print(f"{num_checked} files are what the hub has" if num_checked else NOTHING)
+    return folder
 
 
 @contextmanager

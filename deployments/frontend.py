@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -23,8 +23,6 @@ from deployments.status import find_decisions
 from deployments.token_source import ServeTokenSource
 from engine.model_store import resolve_model
 from engine.tokenizer import Tokenizer
-
-NAME: Final = FRONTEND
 
 
 @serve.ingress()
@@ -101,4 +99,4 @@ def _frontend_id() -> str:
     return str(serve.get_replica_context().replica_id.unique_id)
 
 
-FrontendDeployment = serve.deployment(name=NAME)(Frontend)
+FrontendDeployment = serve.deployment(name=FRONTEND)(Frontend)

@@ -21,8 +21,8 @@ from rich.console import Console
 from cluster.engine_description import EngineDescription
 from deployments.app import build, num_cpus_needed
 from deployments.args import AppArgs, ModelArgs
-from deployments.frontend import NAME as FRONTEND
 from deployments.launch_options import LaunchOptions, LogFormat
+from deployments.serve_peers import FRONTEND
 from engine.errors import InvalidConfig
 
 APP_NAME = "pageray"

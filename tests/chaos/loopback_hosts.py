@@ -32,7 +32,8 @@ class LoopbackHosts(Hosts):
         # Not the temporary folder: the path of a socket may have 97 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
         self.private_folder.mkdir()
-        for host in range(1, num_hosts + num_others + 1):
+        self._all_hosts = range(1, num_hosts + num_others + 1)
+        for host in self._all_hosts:
             self.folder_of(host).mkdir()
 
     @property
@@ -91,7 +92,7 @@ class LoopbackHosts(Hosts):
 
     def close(self) -> None:
         """End what runs on the hosts and remove them."""
-        for host in self:
+        for host in self._all_hosts:
             self.end_processes(host)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -55,7 +55,7 @@ def test_the_log_finds_all_attempts_and_forgets_the_oldest() -> None:
     assert log.num_by_reason[Reason.COST] == 4
 
 
-def test_the_log_finds_the_prompts_of_one_answer_and_what_was_made_again_but_no_others() -> None:
+def test_the_log_finds_the_prompts_of_one_answer_and_no_others() -> None:
     log, decision = DecisionLog(), decide(view("a"), view("b"))
     parts = ["cmpl-a-0.0", "cmpl-a-1.0", "cmpl-a-1.1"]
     for request_id in (*parts, "cmpl-ab.0", "chatcmpl-a.0", "cmpl-a-b.0"):

@@ -65,7 +65,18 @@ def test_a_spoilt_file_is_found_when_asked_for(
     blob.write_bytes(b"spoilt")
     (folder / "model.safetensors").symlink_to(blob)
     monkeypatch.setattr("deployments.cli_pull.resolve_model", lambda *_, **__: folder)
-    console = Console(file=io.StringIO())
+    console = Console(file=io.StringIO(), record=True)
     assert pull("a/b", tmp_path, console) == folder
+    assert console.export_text() == ""
     with pytest.raises(InvalidModel, match="is not what the hub has"):
         pull("a/b", tmp_path, console, checks_digests=True)
+
+
+def test_it_says_how_much_was_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deployments.cli_pull.resolve_model", lambda *_, **__: tmp_path)
+    console = Console(file=io.StringIO(), record=True)
+    pull("smollm2", tmp_path, console, checks_digests=True)
+    assert "nothing was checked" in console.export_text()
+    monkeypatch.setattr("deployments.cli_pull.check_digests", lambda *_: 3)
+    pull("a/b", tmp_path, console, checks_digests=True)
+    assert "3 files are what the hub has" in console.export_text()
