@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cluster.decision import Decision
+from cluster.request_times import RequestTimes
 from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from engine.output import TokenOutput
 from engine.request import GenerateRequest
@@ -12,9 +13,12 @@ from engine.request import GenerateRequest
 class TokenSource(Protocol):
     """Runs requests somewhere and tells how the engines fare."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+    def generate(
+        self, request: GenerateRequest, times: RequestTimes
+    ) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices until each has a finish reason.
 
+        `times` learns what happens on the way.
         Closing the iterator early aborts what is left. Raises InvalidRequest, Overloaded,
         DeadlinePassed or ReplicaLost, before or between outputs.
         """

@@ -67,7 +67,7 @@ def _replicas(args: ModelArgs, app: AppArgs) -> Application:
         },
         num_replicas=None if scales else args.replicas_min,
         autoscaling_config=_autoscaling(args) if scales else None,
-    ).bind(args, app.cache_dir)
+    ).bind(args, app.cache_dir, app.trace_export)
 
 
 def _nodes() -> list[Node]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cluster.admission_limits import AdmissionLimits
 from cluster.policy_name import DEFAULT_POLICY, PolicyName
 from deployments.tenant import ApiKey, check_distinct
+from deployments.trace_export import TraceExport
 from engine.config import EngineConfig, Preset
 from engine.errors import InvalidConfig
 
@@ -193,6 +194,8 @@ class AppArgs(BaseModel):
     """Keys of which clients must send one; empty: anybody may ask. A text is a key by itself."""
     max_body_bytes: int = Field(default=4 << 20, ge=1)
     """Largest HTTP request body."""
+    trace_export: TraceExport | None = None
+    """Where traces go; None: nothing is traced."""
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from cluster.request_times import AttemptTimes
+from deployments.replica_call import lost
 from engine.errors import PageRayError
 from engine.output import TokenOutput
 
@@ -11,6 +13,7 @@ class Attempt:
 
     def __init__(self, attempt_id: str, number: int = 0) -> None:
         self.id = attempt_id
+        self.times = AttemptTimes()
         self.number = number
         """Those before it have lost their replicas, or were refused."""
         self.events: asyncio.Queue[TokenOutput | PageRayError] = asyncio.Queue()
@@ -25,6 +28,11 @@ class Attempt:
     def replica_id(self) -> str | None:
         """Where it runs, as far as is known."""
         return self.accepted_by or self.placed_on
+
+    def place(self, replica_id: str | None) -> None:
+        """Admission has placed it."""
+        self.placed_on = replica_id
+        self.times.place(replica_id)
 
     def uses(self, replica_id: str) -> bool:
         """Whether it runs there, or is on its way."""
@@ -50,7 +58,13 @@ class Attempt:
             self.accepted_by = replica_id  # a request may end before its acceptance is told
         if replica_id == self.accepted_by:
             self._has_outputs = True
+            self.times.take(output)
             self.events.put_nowait(output)
+
+    def give_up_unplaced(self, timeout_s: float) -> None:
+        """Let it end with an error if nobody has taken it so far."""
+        if self.accepted_by is None:
+            self.fail(lost(f"it did not take the request within {timeout_s:g} s"))
 
     def fail(self, error: PageRayError) -> None:
         """Let it end with an error."""

@@ -22,6 +22,8 @@ _CHECKED_ELSEWHERE: Final = frozenset({"messages"})
 class ChatDialect:
     """Reads chat completion requests."""
 
+    operation = "chat"
+
     def __init__(self, model: ServedModel, settings: HttpSettings) -> None:
         self._model = model
         self._settings = settings

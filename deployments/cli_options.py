@@ -1,6 +1,7 @@
 """Options of `pageray serve`, `config` and `plan`, and how a command gets them.
 
-Those of each engine are in deployments/cli_engine_options.py.
+Those of each engine are in deployments/cli_engine_options.py, those of logs and traces in
+cli_observability_options.py.
 """
 
 import inspect
@@ -12,12 +13,12 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from deployments.cli_config_file import ConfigFile, load_config_file, read_config_file
-from deployments.cli_engine_options import EngineOptions, default, option
-from deployments.launch_options import LogFormat
+from deployments.cli_engine_options import default, option
+from deployments.cli_observability_options import ObservabilityOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions(EngineOptions):
+class ServeOptions(ObservabilityOptions):
     """The options as given, checked one by one but not against each other."""
 
     tensor_parallel_size: Annotated[
@@ -139,25 +140,6 @@ class ServeOptions(EngineOptions):
             help="Ray cluster to join; left out, one is started here.",
         ),
     ] = None
-    dashboard: Annotated[
-        bool,
-        option(
-            "Cluster",
-            "--dashboard/--no-dashboard",
-            help="Start the Ray dashboard with a cluster of our own.",
-        ),
-    ] = True
-    verbose: Annotated[
-        bool, option("Cluster", "--verbose", "-v", help="Show the logs of all processes here.")
-    ] = False
-    log_format: Annotated[
-        LogFormat,
-        option(
-            "Cluster",
-            "--log-format",
-            help="json: records of one line each, with the request's id, for collectors of logs.",
-        ),
-    ] = LogFormat.TEXT
 
     host: Annotated[
         str | None,

@@ -14,6 +14,7 @@ from deployments.cli_key_file import read_key_file
 from deployments.cli_options import ServeOptions
 from deployments.launch_options import LaunchOptions
 from deployments.tenant import ApiKey
+from deployments.trace_export import TraceExport
 from engine.errors import InvalidConfig
 
 DTYPE_ALIASES = {"float": "float32", "half": "float16"}
@@ -34,11 +35,23 @@ def app_args(options: ServeOptions) -> AppArgs:
         "models": _models(options),
         "api_keys": _api_keys(options),
         "max_body_bytes": parse_size(options.max_body_size, "max-body-size"),
+        "trace_export": _trace_export(options),
     }
     if options.cache_dir is None:
         del values["cache_dir"]
     with _explained():
         return AppArgs(**values)
+
+
+def _trace_export(options: ServeOptions) -> TraceExport | None:
+    if options.otlp_endpoint is None:
+        return None
+    with _explained():
+        return TraceExport(
+            endpoint=options.otlp_endpoint,
+            service_name=options.otlp_service_name,
+            sampling_ratio=options.trace_sampling_ratio,
+        )
 
 
 def _models(options: ServeOptions) -> list[ModelArgs]:

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from cluster.request_times import RequestTimes
 from cluster.token_source import TokenSource
-from deployments.metrics import ModelMetrics, RequestTimer
+from deployments.request_timer import ModelMetrics, RequestTimer
 from engine.detokenizer import Detokenizer
 from engine.errors import DeadlinePassed, PageRayError, ReplicaLost
 from engine.output import DEADLINE_PASSED, FinishReason, TokenLogprob, TokenOutput
@@ -111,9 +112,13 @@ class Completion:
     ) -> None:
         self._source = source
         self._tokenizer = tokenizer
-        self._requests = requests
-        self._metrics = metrics
-        self._arrived_s = arrived_s
+        self.requests = requests
+        """Of each prompt."""
+        self.failure: str | None = None
+        """Kind of the error that ended it, if one did."""
+        self.times = [RequestTimes(arrived_s) for _ in requests]
+        """Of each prompt."""
+        self._timer = RequestTimer(metrics, arrived_s)
         self._choices = [
             [Choice(i * request.params.n + k, tokenizer, request) for k in range(request.params.n)]
             for i, request in enumerate(requests)
@@ -126,10 +131,20 @@ class Completion:
         return sum(map(len, self._choices))
 
     @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Those of the choices that have ended."""
+        return tuple(
+            str(choice.finish_reason)
+            for choices in self._choices
+            for choice in choices
+            if choice.finish_reason is not None
+        )
+
+    @property
     def usage(self) -> Usage:
         """Tokens so far."""
         return Usage(
-            num_prompt_tokens=sum(len(request.prompt_token_ids) for request in self._requests),
+            num_prompt_tokens=sum(len(request.prompt_token_ids) for request in self.requests),
             num_completion_tokens=sum(
                 choice.num_tokens for choices in self._choices for choice in choices
             ),
@@ -143,7 +158,7 @@ class Completion:
         Raises InvalidRequest, Overloaded, ReplicaLost and GenerationFailed, before or between
         pieces.
         """
-        timer = RequestTimer(self._metrics, self._arrived_s)
+        self._timer.begin()
         ending = FinishReason.ABORT
         try:
             async with aclosing(self._outputs()) as outputs:
@@ -152,29 +167,37 @@ class Completion:
                     if choice.finish_reason is not None:
                         continue  # what the engine made before it heard of the stop string
                     piece = choice.take(output)
-                    timer.on_piece(choice.index, len(output.token_ids), piece.finish_reason)
+                    times = self.times[prompt_index]
+                    self._timer.on_piece(
+                        choice.index, len(output.token_ids), piece.finish_reason, times
+                    )
                     if piece.finish_reason is not None:
                         self._num_unfinished -= 1
                         if output.finish_reason is None:
-                            request_id = self._requests[prompt_index].request_id
+                            request_id = self.requests[prompt_index].request_id
                             await self._source.abort(request_id, output.choice_index)
                     yield piece
                     if not self._num_unfinished:
                         return
             raise ReplicaLost("The replica ended the request before its last token.", "Try again.")
-        except Exception:
+        except Exception as error:
+            self.failure = type(error).__name__
             ending = FinishReason.ERROR
             raise
         finally:
-            timer.close(self._num_unfinished, ending)
+            self._timer.close(self._num_unfinished, ending)
+
+    def note_sent(self) -> None:
+        """What the pieces so far hold has gone out to the client."""
+        self._timer.on_sent()
 
     def _outputs(self) -> AsyncGenerator[tuple[int, TokenOutput]]:
-        if len(self._requests) == 1:
+        if len(self.requests) == 1:
             return self._outputs_of(0)
         return self._merged_outputs()
 
     async def _outputs_of(self, prompt_index: int) -> AsyncGenerator[tuple[int, TokenOutput]]:
-        outputs = self._source.generate(self._requests[prompt_index])
+        outputs = self._source.generate(self.requests[prompt_index], self.times[prompt_index])
         async with aclosing(outputs):
             async for output in outputs:
                 yield prompt_index, output
@@ -194,7 +217,7 @@ class Completion:
             else:
                 await queue.put(None)
 
-        tasks = [asyncio.create_task(run(i)) for i in range(len(self._requests))]
+        tasks = [asyncio.create_task(run(i)) for i in range(len(self.requests))]
         num_open = len(tasks)
         try:
             while num_open:

@@ -19,8 +19,10 @@ from deployments.http_errors import JSON, error_body, internal_error
 from deployments.http_settings import HttpSettings
 from deployments.json_body import read_json_object
 from deployments.metrics import HttpMetrics
+from deployments.request_trace import RequestTrace
 from deployments.served_model import ServedModel, ServedModels
 from deployments.sse import EventSender, encode_event
+from deployments.trace_middleware import span_of
 from engine.errors import PageRayError
 
 logger = logging.getLogger("ray.serve")
@@ -39,12 +41,14 @@ class CompletionEndpoint:
         settings: HttpSettings,
         metrics: HttpMetrics,
         door: Door,
+        trace: RequestTrace,
     ) -> None:
         self._models = models
         self._dialects = {model.name: dialect(model, settings) for model in models}
         self._settings = settings
         self._metrics = metrics
         self._door = door
+        self._trace = trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -52,22 +56,26 @@ class CompletionEndpoint:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrived_s = time.perf_counter()
+        arrived_s = time.monotonic()
         values = await read_json_object(scope, receive, self._settings)
 
         sender = EventSender(send)
 
         async def serve() -> None:
             model = self._models.choose(scope, values)
-            ask = await self._dialects[model.name].read(values, tenant_of(scope))
+            dialect = self._dialects[model.name]
+            ask = await dialect.read(values, tenant_of(scope))
             session_id = _session_id(scope)
             requests = [replace(request, session_id=session_id) for request in ask.requests]
             metrics = self._metrics.of(model.name)
             completion = Completion(model.source, model.tokenizer, requests, metrics, arrived_s)
-            if ask.stream:
-                await _stream(ask, completion, sender)
-            else:
-                await _answer(ask, completion, scope, receive, send)
+            try:
+                if ask.stream:
+                    await _stream(ask, completion, sender)
+                else:
+                    await _answer(ask, completion, scope, receive, send)
+            finally:
+                self._trace.describe(span_of(scope), dialect.operation, model.name, completion)
 
         def is_stuck() -> bool:
             return sender.stuck_s > self._settings.send_timeout_s
@@ -104,6 +112,7 @@ async def _stream(ask: Ask, completion: Completion, sender: EventSender) -> None
         first = await anext(pieces)
         await sender.start()
         await sender.send(ask.writer.opening() + ask.writer.events(first))
+        completion.note_sent()
         async with aclosing(_events(ask, completion, pieces)) as rest:
             async for events in rest:
                 await sender.send(events)

@@ -25,6 +25,9 @@ class Ask:
 class Dialect(Protocol):
     """One API of one model."""
 
+    operation: str
+    """What it does, in the words of OpenTelemetry's gen_ai.operation.name."""
+
     async def read(self, fields: dict[str, Any], tenant: Tenant) -> Ask:
         """Check a JSON object and tokenize its prompts. Raises InvalidRequest.
 

@@ -36,6 +36,9 @@ class Frontend:
             *(_connect(model, args.cache_dir, replicas[model.model_name]) for model in args.models)
         )
         self._door = Door()
+        self._tracing = None
+        if args.trace_export is not None:
+            self._tracing = args.trace_export.open(_frontend_id())
         self._metrics = build_metrics(self._models, _frontend_id())
         self._http_app: Starlette = build_http_app(
             self._models,
@@ -43,6 +46,7 @@ class Frontend:
             ServePeers(args.num_frontends) if args.num_frontends > 1 else None,
             self._door,
             self._metrics,
+            None if self._tracing is None else self._tracing.get_tracer("pageray"),
         )
 
     async def close(self, *, turn_out: bool = False) -> int:
@@ -62,6 +66,12 @@ class Frontend:
     async def families(self) -> OwnFamilies:
         """What this frontend has measured; for the other frontends."""
         return self._metrics.frontend_id, self._metrics.own_families()
+
+    def __del__(self) -> None:
+        """Send the spans that are left, once Serve has drained it."""
+        tracing = getattr(self, "_tracing", None)
+        if tracing is not None:
+            tracing.shutdown()
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """The application, built late because it needs the replicas (Serve hook)."""

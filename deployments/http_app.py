@@ -5,6 +5,7 @@ Knows no Ray: tokens come from a TokenSource, whatever is behind it.
 
 from collections.abc import Callable, Sequence
 
+from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,10 +25,16 @@ from deployments.models import ModelRoutes
 from deployments.peers import Peers
 from deployments.readiness_metrics import ReadinessCollector
 from deployments.request_id import RequestIdMiddleware
+from deployments.request_trace import RequestTrace
 from deployments.served_model import ServedModel, ServedModels, model_name_of
 from deployments.status import StatusRoutes
 from deployments.text_completion import TextCompletionDialect
 from deployments.tokenize import TokenizeRoutes
+from deployments.trace_middleware import TraceMiddleware
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
+GENERATING_PATHS = (CHAT_PATH, COMPLETION_PATH)
 
 
 def build_http_app(
@@ -36,18 +43,20 @@ def build_http_app(
     peers: Peers | None = None,
     door: Door | None = None,
     metrics: HttpMetrics | None = None,
+    tracer: Tracer | None = None,
 ) -> Starlette:
     """The ASGI application. Every response has a status and a body that its client can read.
 
     `peers` are all frontends, where there are more; `door` lets generation requests in, and can be
-    closed; `metrics` are those of the same models.
+    closed; `metrics` are those of the same models; `tracer` traces them.
     """
     door = door or Door()
     models = ServedModels(served)
     metrics = metrics or build_metrics(served)
+    trace = RequestTrace(tracer or NoOpTracer())
 
     def generate(path: str, dialect: Callable[[ServedModel, HttpSettings], Dialect]) -> Route:
-        endpoint = CompletionEndpoint(dialect, models, settings, metrics, door)
+        endpoint = CompletionEndpoint(dialect, models, settings, metrics, door, trace)
         return Route(path, endpoint, methods=["POST"])
 
     def count_error(status_code: int, scope: Scope) -> None:
@@ -57,8 +66,8 @@ def build_http_app(
     status = StatusRoutes(models, settings, metrics, door, peers)
     tokens = TokenizeRoutes(models, settings)
     routes = [
-        generate("/v1/chat/completions", ChatDialect),
-        generate("/v1/completions", TextCompletionDialect),
+        generate(CHAT_PATH, ChatDialect),
+        generate(COMPLETION_PATH, TextCompletionDialect),
         Route("/v1/models", listing.list),
         Route("/v1/models/{model:path}", listing.get),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
@@ -74,6 +83,8 @@ def build_http_app(
         Middleware(ErrorMiddleware, on_error=count_error),
         Middleware(ApiKeyMiddleware, api_keys=settings.api_keys),
     ]
+    if tracer is not None:
+        middleware.insert(0, Middleware(TraceMiddleware, tracer=tracer, paths=GENERATING_PATHS))
     if settings.echo_request_id:
         middleware.insert(0, Middleware(RequestIdMiddleware))
     app = Starlette(

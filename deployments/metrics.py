@@ -5,9 +5,7 @@ its own requests, and shows the engines and what all others have measured: one a
 scrape, and nothing is counted twice.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,6 +14,8 @@ from prometheus_client.registry import Collector
 
 from cluster.snapshot import ReplicaSnapshot
 from deployments.metric_family import Family, merge_families, read_families
+from deployments.request_timer import ModelMetrics
+from deployments.stage_metrics import StageMetrics
 from deployments.vllm_metrics import vllm_metrics
 from engine.output import FinishReason
 
@@ -108,17 +108,6 @@ class SnapshotCollector(Collector):
             yield counter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelMetrics:
-    """What is measured of the requests of one model."""
-
-    ttft: Histogram
-    inter_token: Histogram
-    e2e: Histogram
-    open_requests: Gauge
-    finished: Mapping[FinishReason, Counter]
-
-
 class HttpMetrics:
     """Everything that GET /metrics shows."""
 
@@ -150,11 +139,13 @@ class HttpMetrics:
             [*_LABELS, "status"],
             registry=self._registry,
         )
+        stages = StageMetrics.of_models(list(snapshots), self._registry, LATENCY_BUCKETS_S)
         self._of = {
             name: ModelMetrics(
                 ttft=ttft.labels(name),
                 inter_token=inter_token.labels(name),
                 e2e=e2e.labels(name),
+                stages=stages[name],
                 open_requests=open_requests.labels(name),
                 finished={reason: finished.labels(name, reason) for reason in FinishReason},
             )
@@ -204,37 +195,3 @@ class _Shown(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._metrics
         yield from vllm_metrics(self._metrics)
-
-
-class RequestTimer:
-    """Measures one HTTP request from its arrival, a reading of `time.perf_counter`."""
-
-    def __init__(self, metrics: ModelMetrics, arrived_s: float) -> None:
-        self._metrics = metrics
-        self._arrived_s = arrived_s
-        self._last_s: dict[int, float] = {}
-        """Choice index to the time of its newest token."""
-        metrics.open_requests.inc()
-
-    def on_piece(
-        self, choice_index: int, num_tokens: int, finish_reason: FinishReason | None
-    ) -> None:
-        """Note that a choice gained tokens or ended."""
-        if num_tokens:
-            now = time.perf_counter()
-            last_s = self._last_s.get(choice_index)
-            if last_s is not None:
-                self._metrics.inter_token.observe((now - last_s) / num_tokens)
-            elif not self._last_s:
-                self._metrics.ttft.observe(now - self._arrived_s)
-            self._last_s[choice_index] = now
-        if finish_reason is not None:
-            self._metrics.finished[finish_reason].inc()
-
-    def close(self, num_unfinished: int, ending: FinishReason) -> None:
-        """End the measurement; choices without an end of their own get this one."""
-        self._metrics.open_requests.dec()
-        if num_unfinished:
-            self._metrics.finished[ending].inc(num_unfinished)
-        else:
-            self._metrics.e2e.observe(time.perf_counter() - self._arrived_s)

@@ -24,6 +24,8 @@ from cluster.submit_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
 from cluster.worker import WorkerActor
 from deployments.args import ModelArgs
+from deployments.start_trace import trace_start
+from deployments.trace_export import TraceExport
 from engine.errors import PageRayError
 from engine.request import GenerateRequest
 
@@ -39,7 +41,7 @@ class Replica:
     """What each rank of the group is."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, args: ModelArgs, cache_dir: Path
+        self, args: ModelArgs, cache_dir: Path, trace_export: TraceExport | None = None
     ) -> None:
         began_s = time.monotonic()
         placement_group = get_current_placement_group()
@@ -57,12 +59,18 @@ class Replica:
         self._submit = SubmitClient(
             description.address,
             token=description.token,
-            peer_id=serve.get_replica_context().replica_id.unique_id,
+            peer_id=_own_id(),
         )
         await self._submit.connect()
         self._cold_start_s = time.monotonic() - began_s
         self._watch = asyncio.create_task(self._die_with_group())
         logger.info("serving; %s", description.phase_times_s)
+        if trace_export is not None:
+            tracing = trace_export.open(_own_id())
+            tracer = tracing.get_tracer("pageray")
+            trace_start(tracer, args.model_name, description.phase_times_s, self._cold_start_s)
+            # What a supervisor does from now on is told by the frontends.
+            await asyncio.to_thread(tracing.shutdown)
 
     async def generate(self, frontend_id: str, request: GenerateRequest) -> WireError | None:
         """Hand the request to the engine, unless its frontend has; return once it has ended, or
@@ -119,6 +127,10 @@ class Replica:
         group = getattr(self, "_group", None)
         if group is not None and ray.is_initialized():
             group.kill()
+
+
+def _own_id() -> str:
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 ReplicaDeployment = serve.deployment(name="Replica")(Replica)

@@ -22,6 +22,8 @@ _CHECKED_ELSEWHERE: Final = frozenset({"prompt"})
 class TextCompletionDialect:
     """Reads text completion requests."""
 
+    operation = "text_completion"
+
     def __init__(self, model: ServedModel, settings: HttpSettings) -> None:
         self._model = model
         self._settings = settings

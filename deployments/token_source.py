@@ -21,6 +21,7 @@ from cluster.decision import Decision
 from cluster.journal import Journal, Poisonous
 from cluster.messages import Demand, Frame
 from cluster.quarantine import Quarantine
+from cluster.request_times import RequestTimes
 from cluster.retry_budget import RetryBudget
 from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from cluster.token_clients import TokenClients
@@ -107,7 +108,9 @@ class ServeTokenSource:
             journal.abort(choice_index)
             self._clients.abort(attempt.replica_id, attempt.id, choice_index)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+    async def generate(
+        self, request: GenerateRequest, times: RequestTimes
+    ) -> AsyncGenerator[TokenOutput]:
         """Yield the outputs of all choices; see TokenSource."""
         arrived_s = asyncio.get_running_loop().time()
         self._quarantine.check(request)
@@ -118,6 +121,7 @@ class ServeTokenSource:
             while journal.is_open:
                 next_request = journal.next_attempt()
                 attempt = Attempt(next_request.request_id, journal.num_attempts - 1)
+                times.attempts.append(attempt.times)
                 self._present[request.request_id] = journal, attempt
                 trial = await self._trials.begin(attempt, is_suspect=journal.is_suspect)
                 try:
@@ -133,9 +137,11 @@ class ServeTokenSource:
                                 trial.end()
                     raise lost("it ended the request before its last token")
                 except ReplicaLost as error:
+                    attempt.times.end(error.cause)
                     logger.warning("%s: %s", attempt.id, error.cause)
                     self._lose(request, journal, error, attempt)
                 except EngineFull as error:
+                    attempt.times.end(error.cause)
                     journal.refuse(error)
                     trial.end()
                     await asyncio.sleep(pause_s)
@@ -184,7 +190,7 @@ class ServeTokenSource:
             if not self._board.members():
                 self._wake()
             request = await self._admission.place(request, arrived_s, was_placed=attempt.number > 0)
-            attempt.placed_on = self._board.placement(attempt.id)
+            attempt.place(self._board.placement(attempt.id))
             self._clients.submit(attempt.placed_on, request)
             # A task: it takes its time, and has to begin only after the stream has written.
             call = asyncio.create_task(self._call(attempt, request))
@@ -214,7 +220,7 @@ class ServeTokenSource:
 
     async def _call(self, attempt: Attempt, request: GenerateRequest) -> None:
         limit = asyncio.get_running_loop().call_later(
-            PLACEMENT_TIMEOUT_S, _give_up_unplaced, attempt
+            PLACEMENT_TIMEOUT_S, attempt.give_up_unplaced, PLACEMENT_TIMEOUT_S
         )
         try:
             error = await hold_call(self._handle, self._frontend_id, request)
@@ -291,8 +297,3 @@ class ServeTokenSource:
         if attempt.accepted_by is not None:
             return attempt.accepted_by == replica_id
         return replica_id in (attempt.placed_on, self._board.placement(attempt.id))
-
-
-def _give_up_unplaced(attempt: Attempt) -> None:
-    if attempt.accepted_by is None:
-        attempt.fail(lost(f"it did not take the request within {PLACEMENT_TIMEOUT_S:g} s"))

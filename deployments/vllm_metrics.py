@@ -23,6 +23,9 @@ _NAMES: Final = {
         "vllm:inter_token_latency_seconds",
         "vllm:time_per_output_token_seconds",
     ),
+    "pageray_request_queue_seconds": ("vllm:request_queue_time_seconds",),
+    "pageray_request_prefill_seconds": ("vllm:request_prefill_time_seconds",),
+    "pageray_request_decode_seconds": ("vllm:request_decode_time_seconds",),
     "pageray_request_duration_seconds": ("vllm:e2e_request_latency_seconds",),
     "pageray_requests": ("vllm:request_success",),
 }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from engine.block_move import BlockMove
-from engine.output import TokenLogprob, TokenOutput
+from engine.output import StartTimes, TokenLogprob, TokenOutput
 from engine.request import Request
 
 
@@ -49,9 +49,12 @@ class SampledToken:
     token_id: int
     logprob: TokenLogprob | None = None
 
-    def tell(self, request: Request) -> TokenOutput:
+    def tell(self, request: Request, now: float) -> TokenOutput:
         """Tell the request, which has expected it; return what its client is told."""
         index = request.num_known_tokens - request.num_prompt_tokens
+        start = None
+        if index == request.num_resumed_tokens:
+            start = StartTimes(request.started_s - request.arrival_s, now - request.started_s)
         finish_reason = request.learn(self.token_id)
         return TokenOutput(
             request.request_id,
@@ -61,4 +64,5 @@ class SampledToken:
             None if self.logprob is None else [self.logprob],
             finish_reason,
             request.num_cached_tokens,
+            start=start,
         )

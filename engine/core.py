@@ -147,8 +147,8 @@ class EngineCore:
         if expired and not self.has_work:
             self._busy_since = None
             return StepOutput(expired, 0, 0)
-        batch, work, tokens = self._pipeline.step(self._scheduler)
-        outputs = self._scheduler.update(batch, tokens)
+        batch, work, tokens = self._pipeline.step(self._scheduler, started)
+        outputs = self._scheduler.update(batch, tokens, self._clock())
         for output in outputs:
             if output.finish_reason is not None:
                 self._forget(output)

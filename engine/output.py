@@ -28,6 +28,16 @@ class TokenLogprob:
     """The most probable (token id, logprob), best first."""
 
 
+@dataclass(frozen=True, slots=True)
+class StartTimes:
+    """How a sequence got to its first token in this engine, in seconds."""
+
+    queue_s: float
+    """From its arrival until a step computes something of it."""
+    prefill_s: float
+    """From there until its first token, waiting between the parts of its prompt included."""
+
+
 # Not frozen: one is made for every sequence of every step, and frozen ones cost 1 us more each.
 @dataclass(slots=True)
 class TokenOutput:
@@ -45,6 +55,8 @@ class TokenOutput:
     """Prompt tokens that came from the prefix cache."""
     error: str | None = None
     """What went wrong, with finish reason `error`."""
+    start: StartTimes | None = field(default=None, compare=False)
+    """Set on the first output that an engine makes of the sequence."""
 
 
 @dataclass(frozen=True, slots=True)

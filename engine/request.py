@@ -114,6 +114,8 @@ class Request:
     """Order of arrival, given by the scheduler: lower came first."""
     arrival_s: float = 0.0
     """Time of arrival on the engine's clock."""
+    started_s: float = 0.0
+    """When it was let in for the first time, on the same clock."""
     due_s: float = 0.0
     """When it should have its first token; see engine/waiting_queue.py."""
     finish_reason: FinishReason | None = None

@@ -1,9 +1,8 @@
 """Chooses the requests of the next step and applies what the step brought.
 
-Continuous batching with chunked prefill: a request is tokens known and tokens computed, and a
-step closes the gap by as much as budget and blocks allow. Every decode runs in every step; prefill
-gets what is left of the budget, in the order of engine/waiting_queue.py. Knows requests and blocks;
-knows nothing of tensors, clients or clocks: the time is told to it.
+Continuous batching with chunked prefill: a request is tokens known and tokens computed, and a step
+closes the gap by as much as budget and blocks allow. Every step has every decode; prefill gets the
+rest, in the order of engine/waiting_queue.py. Knows no tensors, clients or clocks.
 
 Why nobody starves, within one priority class and tenant:
 - A request may take blocks from those that came after it, never from earlier ones. So the earliest
@@ -97,20 +96,20 @@ class Scheduler:
             self._running.remove(request)
         self._finish(request, reason)
 
-    def schedule(self) -> Batch:
+    def schedule(self, now: float = 0.0) -> Batch:
         """Choose what the next step computes and allocate its blocks."""
-        plan = self._plan(is_ahead=False)
+        plan = self._plan(now, is_ahead=False)
         if plan.is_empty:
             self._free_the_first(plan)
         return plan.batch()
 
-    def schedule_ahead(self) -> Batch | None:
+    def schedule_ahead(self, now: float = 0.0) -> Batch | None:
         """Choose it while the tokens of the step before are unknown.
 
         None: they must be known first, because nothing can go on or somebody must lose blocks.
         Whom a stop token has ended then computes in vain.
         """
-        plan = self._plan(is_ahead=True)
+        plan = self._plan(now, is_ahead=True)
         return None if plan.must_wait or plan.is_empty else plan.batch()
 
     def submitted(self, batch: Batch) -> None:
@@ -119,7 +118,7 @@ class Scheduler:
         self._register_blocks(batch)
 
     def update(
-        self, batch: Batch, sampled_tokens: Sequence[SampledToken | None]
+        self, batch: Batch, sampled_tokens: Sequence[SampledToken | None], now: float = 0.0
     ) -> list[TokenOutput]:
         """Take the tokens of a batch that was submitted: one for each of its `wanting`."""
         outputs = []
@@ -128,7 +127,7 @@ class Scheduler:
             assert sampled is not None, "the executor owes a token"
             if request.status is not RequestStatus.RUNNING:
                 continue  # it ended while the step was on its way
-            output = sampled.tell(request)
+            output = sampled.tell(request, now)
             outputs.append(output)
             if output.finish_reason is not None:
                 self._tables.register(request)
@@ -145,9 +144,9 @@ class Scheduler:
             if request.num_computed_tokens >= (request.num_registered_blocks + 1) * block_size:
                 self._tables.register(request)
 
-    def _plan(self, *, is_ahead: bool) -> StepPlan:
+    def _plan(self, now: float, *, is_ahead: bool) -> StepPlan:
         limit = self._max_num_batched_tokens
-        plan = StepPlan(self._tables, self._pool, self._step_time, limit, is_ahead=is_ahead)
+        plan = StepPlan(self._tables, self._pool, self._step_time, limit, now, is_ahead=is_ahead)
         if self._pool.host is not None:
             compute_s = self._step_time.prefill_s(self._pool.block_size)
             self._pool.host.set_price(self._step_time.move_s, compute_s)
@@ -229,7 +228,7 @@ class Scheduler:
         self._tables.start(request, prefix)
         self._running.start(request)
         if not request.num_preemptions:
-            self._count_admission(request)
+            self._count_admission(request, plan.now)
         for other in overtaken:
             other.num_overtakes += 1
         room.look(list(self._running))
@@ -280,7 +279,8 @@ class Scheduler:
     def _has_seat(self) -> bool:
         return self.num_running < self._max_num_seqs
 
-    def _count_admission(self, request: Request) -> None:
+    def _count_admission(self, request: Request, now: float) -> None:
+        request.started_s = now
         request.num_cached_tokens = request.num_computed_tokens
         self._fair_share.charge(request, request.num_missing_tokens)
         self.counts.admit(request, looks_up=self._pool.enable_prefix_caching)

@@ -18,15 +18,17 @@ class StepPipeline:
         self._on_submit = on_submit
         self._ahead: tuple[Batch, StepWork, Submission] | None = None
 
-    def step(self, scheduler: Scheduler) -> tuple[Batch, StepWork, Sequence[SampledToken | None]]:
+    def step(
+        self, scheduler: Scheduler, now: float
+    ) -> tuple[Batch, StepWork, Sequence[SampledToken | None]]:
         """Return the next batch, what it computed and its tokens.
 
         The scheduler, always the same, must have work.
         """
         ahead = self._take_ahead()
-        batch, work, submission = ahead or self._submit(scheduler, scheduler.schedule())
+        batch, work, submission = ahead or self._submit(scheduler, scheduler.schedule(now))
         if submission.can_be_followed:
-            following = scheduler.schedule_ahead()
+            following = scheduler.schedule_ahead(now)
             if following is not None:
                 self._ahead = self._submit(scheduler, following)
         return batch, work, submission.tokens()

@@ -16,6 +16,7 @@ class StepPlan:
         pool: BlockPool,
         step_time: StepTimeFit,
         max_tokens: int,
+        now: float,
         *,
         is_ahead: bool = False,
     ) -> None:
@@ -26,8 +27,10 @@ class StepPlan:
             pool: of their blocks.
             step_time: what tokens cost.
             max_tokens: of the step.
+            now: time at which it is made, on the engine's clock.
             is_ahead: tokens of the step before are unknown, so nobody may lose blocks.
         """
+        self.now = now
         self.is_ahead = is_ahead
         self.must_wait = False
         """Whether it cannot be made ahead: somebody has to give blocks away first."""

@@ -9,6 +9,7 @@ from cluster.admission import Admission
 from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
 from cluster.messages import WireError
+from cluster.request_times import RequestTimes
 from cluster.submit_client import SubmitClient
 from deployments.token_source import ServeTokenSource
 from engine.errors import PageRayError
@@ -108,7 +109,7 @@ class Answer:
         return [token_id for each in outputs for token_id in each.token_ids]
 
     async def _read(self, source: ServeTokenSource, request: GenerateRequest) -> None:
-        async with aclosing(source.generate(request)) as outputs:
+        async with aclosing(source.generate(request, RequestTimes(0.0))) as outputs:
             async for each in outputs:
                 self.outputs.append(each)
                 self._changed.set()

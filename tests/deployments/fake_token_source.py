@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 
 from cluster.decision import Decision
 from cluster.placement import Reason
+from cluster.request_times import AttemptTimes, RequestTimes
 from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from engine.errors import PageRayError
-from engine.output import FinishReason, TokenLogprob, TokenOutput
+from engine.output import FinishReason, StartTimes, TokenLogprob, TokenOutput
 from engine.request import GenerateRequest
 from engine.snapshot import EngineSnapshot
 from engine.tokenizer import Tokenizer
@@ -48,6 +49,10 @@ class FakeTokenSource:
         self.replicas = [ReplicaSnapshot("r1", engine_snapshot(), age_s=0.1)]
         self.held = AdmissionSnapshot(num_placements=dict.fromkeys(Reason, 0))
         self.known_decisions: dict[str, list[Decision]] = {}
+        self.start_times: StartTimes | None = None
+        """What the engine says of its way to the first token."""
+        self.losses: list[str] = []
+        """Why replicas were lost that had the request before."""
         self.requests: list[GenerateRequest] = []
         self.aborted: list[tuple[str, int]] = []
         self.num_open = 0
@@ -71,11 +76,16 @@ class FakeTokenSource:
         assert any(request.request_id == request_id for request in self.requests)
         self.aborted.append((request_id, choice_index))
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+    async def generate(
+        self, request: GenerateRequest, times: RequestTimes
+    ) -> AsyncGenerator[TokenOutput]:
         """Interleave the choices, as steps do."""
         self.requests.append(request)
         self.num_open += 1
         complete = False
+        for loss in self.losses:
+            _begin_attempt(times).end(loss)
+        attempt = _begin_attempt(times)
         try:
             num_outputs = 0
             choices = [self._choice(request, i) for i in range(request.params.n)]
@@ -83,6 +93,9 @@ class FakeTokenSource:
                 for choice in list(choices):
                     await self._interrupt(num_outputs)
                     output = next(choice)
+                    if num_outputs == 0:
+                        output.start = self.start_times
+                    attempt.take(output)
                     num_outputs += 1
                     if output.finish_reason is not None:
                         choices.remove(choice)
@@ -126,6 +139,13 @@ class FakeTokenSource:
                 num_cached_tokens=NUM_CACHED_TOKENS,
                 error=self.error_text if end and reason is FinishReason.ERROR else None,
             )
+
+
+def _begin_attempt(times: RequestTimes) -> AttemptTimes:
+    attempt = AttemptTimes()
+    attempt.place("r1")
+    times.attempts.append(attempt)
+    return attempt
 
 
 def _logprobs(token_ids: list[int], num_top: int | None) -> list[TokenLogprob] | None:

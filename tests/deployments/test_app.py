@@ -82,6 +82,7 @@ def test_every_model_has_replicas_of_its_own_behind_one_frontend(
         assert deployment.init_args == (
             model.model_copy(update={"device": "cpu" if model is small else "cuda"}),
             args.cache_dir,
+            args.trace_export,
         )
         config = deployment._deployment_config
         assert config.graceful_shutdown_timeout_s == 7

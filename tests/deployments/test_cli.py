@@ -17,6 +17,7 @@ from deployments.args import AppArgs, ModelArgs
 from deployments.launch_options import LaunchOptions
 from deployments.serve_environment import serve_environment
 from deployments.tenant import ApiKey
+from deployments.trace_export import TraceExport
 from engine.errors import InvalidConfig
 from tests.deployments.command_line import Launches, Run
 
@@ -96,6 +97,17 @@ def test_scheduling_options_reach_the_engine(run: Run, launches: Launches, words
     assert (args.preset, args.host_kv_bytes, args.deterministic) == ("interactive", 2 << 30, True)
 
 
+@pytest.mark.parametrize("name", ["--otlp-endpoint", "--otlp-traces-endpoint"])
+def test_traces_go_where_they_are_told(run: Run, launches: Launches, name: str) -> None:
+    words = f"{name} http://collector:4317 --otlp-service-name chat --trace-sampling-ratio 0.1"
+    assert run("serve", *words.split()) == (0, "", "")
+    assert launches.args is not None
+    expected = TraceExport(
+        endpoint="http://collector:4317", service_name="chat", sampling_ratio=0.1
+    )
+    assert launches.args.trace_export == expected
+
+
 def test_replicas_take_a_range(run: Run, launches: Launches) -> None:
     run("serve", "--replicas", "0:4", "--scale-to-zero-delay", "60", "--scale-down-delay", "90")
     args = launches.model()
@@ -167,6 +179,8 @@ def test_failed_start_ends_in_cause_and_fix(run: Run, launches: Launches) -> Non
         ("--accelerator-label gpu=a --accelerator-label gpu=b", '"gpu" is given twice'),
         ("one --model two", "Two models are named"),
         ("--dtype int3", "int3"),
+        ("--otlp-endpoint collector:4317", "no address with a scheme"),
+        ("--otlp-endpoint http://c:4317 --trace-sampling-ratio 2", "sampling-ratio is 2"),
         ("--quantize gptq", "--quantize"),
     ],
 )

@@ -7,6 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from cluster.decision import Decision
+from cluster.request_times import RequestTimes
 from cluster.snapshot import AdmissionSnapshot, ReplicaSnapshot
 from deployments.completion import Completion, Piece
 from deployments.metrics import HttpMetrics
@@ -25,7 +26,9 @@ class ScriptedSource:
         self.outputs = outputs
         self.aborted: list[tuple[str, int]] = []
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput]:
+    async def generate(
+        self, request: GenerateRequest, times: RequestTimes
+    ) -> AsyncGenerator[TokenOutput]:
         for output in self.outputs:
             yield output
 

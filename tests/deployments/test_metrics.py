@@ -11,7 +11,7 @@ from deployments.metrics import OwnFamilies
 from deployments.peers import Decisions
 from deployments.served_model import ServedModel
 from engine.errors import Overloaded
-from engine.output import FinishReason
+from engine.output import FinishReason, StartTimes
 from engine.tokenizer import Tokenizer
 from tests.deployments.asgi_client import call
 from tests.deployments.conftest import BuildApp
@@ -78,6 +78,23 @@ def test_requests_are_counted_and_timed_once(app: Starlette, source: FakeTokenSo
     num_tokens = 4 * 3 + len(source.requests[-1].prompt_token_ids) * 0 + 7
     assert samples["pageray_inter_token_latency_seconds_count", ""] == num_tokens - 5
     assert samples["pageray_open_requests", ""] == 0
+
+
+def test_the_stages_to_the_first_token_are_its_time(
+    app: Starlette, source: FakeTokenSource
+) -> None:
+    source.start_times = StartTimes(queue_s=0.25, prefill_s=0.5)
+    call(app, "/v1/completions", {"prompt": "a", "n": 2, "max_tokens": 3, "stream": True})
+    call(app, "/v1/completions", {"prompt": "a", "max_tokens": 3})
+    samples = scrape(app)
+    for stage in ("read", "route", "queue", "prefill", "decode"):
+        assert samples[f"pageray_request_{stage}_seconds_count", ""] == 2
+    # Only a stream hands its first token out before the others.
+    assert samples["pageray_request_delivery_seconds_count", ""] == 1
+    assert samples["pageray_request_queue_seconds_sum", ""] == 0.5
+    assert samples["pageray_request_prefill_seconds_sum", ""] == 1.0
+    assert samples["vllm:request_queue_time_seconds_sum", ""] == 0.5
+    assert samples["vllm:request_prefill_time_seconds_sum", ""] == 1.0
 
 
 def test_vllms_dashboards_find_the_names_that_they_ask_for(

@@ -13,6 +13,7 @@ from cluster.admission_limits import AdmissionLimits
 from cluster.board import Board
 from cluster.messages import WireError
 from cluster.request_need import RequestNeed
+from cluster.request_times import RequestTimes
 from cluster.submit_client import SubmitClient
 from cluster.token_client import TokenClient
 from deployments import token_source
@@ -88,7 +89,9 @@ class Frontend:
     async def answer(self, request_id: str) -> list[int]:
         """Run a request to its end; return its tokens."""
         tokens: list[int] = []
-        async with aclosing(self.source.generate(make_request(request_id))) as outputs:
+        async with aclosing(
+            self.source.generate(make_request(request_id), RequestTimes(0.0))
+        ) as outputs:
             async for each in outputs:
                 tokens += each.token_ids
         return tokens
@@ -198,7 +201,7 @@ def test_first_tokens_go_out_first_and_every_request_keeps_its_order() -> None:
 
             async def follow(request_id: str) -> None:
                 nonlocal seen
-                async for each in this.source.generate(make_request(request_id)):
+                async for each in this.source.generate(make_request(request_id), RequestTimes(0.0)):
                     seen += [(each.request_id, each.index)]
 
             old = asyncio.create_task(follow("old"))

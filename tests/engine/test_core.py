@@ -1,5 +1,6 @@
 """Engine core: what it refuses, what comes out, what the snapshot says."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from engine.batch import Batch
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.errors import InvalidRequest, Overloaded, PromptTooLong
-from engine.output import FinishReason, TokenOutput
+from engine.output import FinishReason, StartTimes, TokenOutput
 from engine.request import GenerateRequest
 from engine.sampling_params import SamplingParams
 from engine.step_time import StepTimeFit, StepWork
@@ -291,6 +292,29 @@ def test_step_age_counts_from_work_or_from_the_last_step() -> None:
     clock.advance(1)
     core.abort("a")
     assert core.snapshot().step_age_s == 0
+
+
+def test_the_first_output_alone_tells_of_queue_and_prefill() -> None:
+    clock = FakeClock()
+
+    def work(batch: Batch) -> None:
+        clock.advance(1.0)
+
+    executor = FakeExecutor(64, 4, vocab_size=VOCAB, on_execute=work)
+    core = make_core(executor, clock=clock, max_num_seqs=1, max_num_batched_tokens=8)
+    core.add(ask("a", list(range(20)), max_tokens=3))
+    clock.advance(0.5)
+    core.add(ask("b", [1], max_tokens=2))
+    outputs = run(core)
+    told = [(o.request_id, o.index, o.start) for o in outputs if o.start is not None]
+    # a: three chunks of its prompt; b waits half a second less than a runs, five steps.
+    assert told == [("a", 0, StartTimes(0.5, 3.0)), ("b", 0, StartTimes(5.0, 1.0))]
+
+
+def test_a_resumed_sequence_tells_of_its_start_here() -> None:
+    core = make_core()
+    core.add(replace(ask("a", [1, 2], max_tokens=4), emitted=[[5, 6]]))
+    assert [(o.index, o.start is not None) for o in run(core)] == [(2, True), (3, False)]
 
 
 def test_step_time_fit_is_learned_from_the_clock() -> None:
