@@ -24,6 +24,7 @@ from cluster.submit_client import SubmitClient
 from cluster.tp_group import GroupSpec, TPGroup
 from cluster.worker import WorkerActor
 from deployments.args import ModelArgs
+from deployments.replica_gauges import ReplicaGauges
 from deployments.start_trace import trace_start
 from deployments.trace_export import TraceExport
 from engine.errors import PageRayError
@@ -63,6 +64,7 @@ class Replica:
         )
         await self._submit.connect()
         self._cold_start_s = time.monotonic() - began_s
+        self._gauges = ReplicaGauges(args.model_name)
         self._watch = asyncio.create_task(self._die_with_group())
         logger.info("serving; %s", description.phase_times_s)
         if trace_export is not None:
@@ -102,7 +104,7 @@ class Replica:
 
     async def check_health(self) -> None:
         """Raise when rank 0 does not answer (Serve hook); `_die_with_group` watches the rest."""
-        await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S)
+        self._gauges.show(await asyncio.wait_for(self._group.snapshot(), SNAPSHOT_TIMEOUT_S))
 
     async def _die_with_group(self) -> None:
         losses = [

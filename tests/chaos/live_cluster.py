@@ -58,19 +58,21 @@ class LiveCluster:
         num_ready: int | None = None,
         drain_timeout_s: float = 20.0,
         has_redis: bool = False,
+        has_dashboard: bool = False,
         make_hosts: Callable[[int, int], Hosts] = NamespaceHosts,
     ) -> None:
         """Take what to serve.
 
         Args:
             model: folder of the model.
-            options: more options of `pageray config`.
+            options: more options of `pageray config`; `{machine}` is this machine's address.
             num_cpus: of Ray's tokens, on each host. A replica takes 0.1 and 1 for each rank, a
                 frontend 0.5: with 2 every host has room for one of each.
             num_joined: hosts that are there from the start, all unless given; others may `rejoin`.
             num_ready: replicas to wait for at the start, all unless given.
             drain_timeout_s: the application's.
             has_redis: whether the head keeps its state in Redis, so that its GCS may die.
+            has_dashboard: whether the head has one, to which the application is then deployed.
             make_hosts: makes so many hosts, and so many others.
         """
         self._options = [str(model), *options, "--replicas", str(num_replicas)]
@@ -83,6 +85,7 @@ class LiveCluster:
         self._num_cpus = dict(enumerate(given, 1))
         self._num_joined = num_hosts if num_joined is None else num_joined
         self._has_redis = has_redis
+        self._has_dashboard = has_dashboard
         self._make_hosts = make_hosts
         self._redis: RedisServer | None = None
         self._restarted: list[subprocess.Popen[str]] = []
@@ -104,9 +107,7 @@ class LiveCluster:
                 **HEALTH_SETTINGS,
                 "PYTHONPATH": str(ROOT),
                 "TMPDIR": str(self.hosts.private_folder),
-                **haproxy_environment(
-                    self.hosts.private_folder, free_port(), free_port(), free_port()
-                ),
+                **haproxy_environment(self.hosts.private_folder, *(free_port() for _ in range(3))),
             }
             if self._has_redis:
                 self._redis = RedisServer(self.hosts, self._num_hosts + 1)
@@ -134,6 +135,16 @@ class LiveCluster:
     def urls(self) -> list[str]:
         """Endpoints, of every host that has one of its own."""
         return list(self.hosts.endpoints.values())
+
+    @property
+    def dashboard_url(self) -> str:
+        """Of the head's dashboard; it asks for `token`."""
+        return f"http://{self.hosts.address(HEAD)}:8265"
+
+    @property
+    def token(self) -> str:
+        """What the cluster asks everybody for."""
+        return self._node_file.read_text().partition("RAY_AUTH_TOKEN=")[2].split()[0]
 
     def url(self, host: int) -> str:
         """The endpoint on a host."""
@@ -287,12 +298,8 @@ class LiveCluster:
 
     def is_idle(self) -> bool:
         """Whether every frontend answers, and no block, request or ledger entry is left."""
-        counts: tuple[Callable[[], int], ...] = (
-            self.num_held_requests,
-            self.num_placed_requests,
-            self.num_requests,
-            self.num_used_blocks,
-        )
+        waiting = self.num_held_requests, self.num_placed_requests
+        counts = (*waiting, self.num_requests, self.num_used_blocks)
         return len(self.status()) == self._num_frontends and not any(count() for count in counts)
 
     def controller_log(self) -> str:
@@ -338,7 +345,8 @@ class LiveCluster:
         command += ["--include-log-monitor=false"]  # it forwards logs to drivers; there is none
         command += self.hosts.ray_options(host)
         if host == HEAD:
-            command += ["--head", f"--port={self.hosts.ray_port}", "--include-dashboard=false"]
+            command += ["--head", f"--port={self.hosts.ray_port}", "--dashboard-host=0.0.0.0"]
+            command += [f"--include-dashboard={str(self._has_dashboard).lower()}"]
         else:
             command += [f"--address={self._ray_address}"]
         return self._on_node("ray", "start", *command)
@@ -353,10 +361,14 @@ class LiveCluster:
         file = self.hosts.folder / "app.yaml"
         listening = ("--host", self.hosts.listen_address, "--port", str(self.hosts.http_port))
         config = self._pageray("config", *self._options, *listening)
+        config = config.replace("{machine}", self.hosts.address(0))
         if len(self.hosts.endpoints) == 1:
             config = config.replace("proxy_location: EveryNode", "proxy_location: HeadOnly")
         file.write_text(config)
-        self.run(HEAD, "serve", "run", "--non-blocking", "--address", self._ray_address, str(file))
+        deploy = ["run", "--non-blocking", "--address", self._ray_address]
+        if self._has_dashboard:
+            deploy = ["deploy", "--address", self.dashboard_url]
+        self.run(HEAD, "serve", *deploy, str(file))
 
     @property
     def _ray_address(self) -> str:

@@ -68,6 +68,10 @@ class NamespaceHosts(Hosts):
         """What the host sees as `private_folder`."""
         return self.folder / f"host-{host}"
 
+    def ray_options(self, host: int) -> list[str]:
+        """See Hosts."""
+        return ["--metrics-export-port=8080"]
+
     def start(
         self, host: int, command: Sequence[str], environment: Mapping[str, str], **settings: Any
     ) -> "subprocess.Popen[str]":
