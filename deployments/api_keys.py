@@ -8,7 +8,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.http_errors import InvalidApiKey
+from deployments.http_errors import AdminOnly, InvalidApiKey
 from deployments.tenant import ApiKey, Tenant
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready", "/metrics", "/version"})
@@ -23,16 +23,29 @@ def tenant_of(scope: Scope) -> Tenant:
 
 
 class ApiKeyMiddleware:
-    """Asks for `Authorization: Bearer KEY` everywhere but at the open paths."""
+    """Asks for `Authorization: Bearer KEY` everywhere but at the open paths.
+
+    Once there is an admin's key, metrics and status are for those alone. Who generates needs a key
+    once there is one that is no admin's.
+    """
 
     def __init__(self, app: ASGIApp, api_keys: Sequence[ApiKey]) -> None:
         self._app = app
         self._tenants = [(bytes.fromhex(key.key_sha256), key.to_tenant()) for key in api_keys]
+        self._has_admins = any(key.admin for key in api_keys)
+        self._asks_all = any(not key.admin for key in api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if self._tenants and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            scope[_TENANT] = self._find_tenant(Headers(scope=scope).get("authorization", ""))
+        if scope["type"] == "http":
+            is_for_admins = self._has_admins and _shows_the_service(scope["path"])
+            if is_for_admins or (self._asks_all and scope["path"] not in OPEN_PATHS):
+                tenant = self._find_tenant(Headers(scope=scope).get("authorization", ""))
+                if is_for_admins and not tenant.is_admin:
+                    raise AdminOnly(
+                        "This API key may not see metrics and status.", "Send an admin's key."
+                    )
+                scope[_TENANT] = tenant
         await self._app(scope, receive, send)
 
     def _find_tenant(self, authorization: str) -> Tenant:
@@ -50,3 +63,7 @@ class ApiKeyMiddleware:
                 "Send the header 'Authorization: Bearer KEY' with a valid key.",
             )
         return found
+
+
+def _shows_the_service(path: str) -> bool:
+    return path in ("/metrics", "/status") or path.startswith("/status/")

@@ -165,13 +165,24 @@ class ServeOptions(ObservabilityOptions):
             show_default=False,
         ),
     ] = None
+    admin_key: Annotated[
+        list[str] | None,
+        option(
+            "HTTP",
+            "--admin-key",
+            envvar="PAGERAY_ADMIN_KEY",
+            metavar="KEY",
+            help="Key without which nobody sees /metrics and /status.",
+            show_default=False,
+        ),
+    ] = None
     api_keys_file: Annotated[
         Path | None,
         option(
             "HTTP",
             "--api-keys-file",
             metavar="FILE",
-            help="YAML or JSON list of keys with tenant, weight and priority; see the README.",
+            help="YAML or JSON list of keys, each with its tenant and what it may; see the README.",
             show_default=False,
         ),
     ] = None

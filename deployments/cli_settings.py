@@ -192,6 +192,7 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
 
 def _api_keys(options: ServeOptions) -> tuple[ApiKey, ...]:
     keys = tuple(ApiKey.of(key) for key in options.api_key or ())
+    keys += tuple(ApiKey.of(key, admin=True) for key in options.admin_key or ())
     return keys if options.api_keys_file is None else keys + read_key_file(options.api_keys_file)
 
 

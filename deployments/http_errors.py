@@ -35,6 +35,10 @@ class InvalidApiKey(PageRayError):
     """No key, or one that is not among ours."""
 
 
+class AdminOnly(PageRayError):
+    """The key is known, and may not see this."""
+
+
 class BodyTooLarge(PageRayError):
     """The request body has more bytes than allowed."""
 
@@ -67,6 +71,7 @@ _SHAPES: Final[tuple[tuple[type[PageRayError], int, str, str | None], ...]] = (
     # kind, status, type, code; the first that fits counts
     (InvalidRequest, 400, "invalid_request_error", None),
     (InvalidApiKey, 401, "authentication_error", "invalid_api_key"),
+    (AdminOnly, 403, "permission_error", "admin_key_required"),
     (ModelNotFound, 404, "not_found_error", "model_not_found"),
     (UnknownRequest, 404, "not_found_error", "request_not_found"),
     (UnknownRoute, 404, "not_found_error", "unknown_url"),

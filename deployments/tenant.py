@@ -25,6 +25,8 @@ class Tenant:
     """Share of the service while all ask for more than there is."""
     priority: int | None = None
     """Most urgent class that its requests may have; None: any."""
+    is_admin: bool = False
+    """Whether it may see the whole service."""
 
     def priority_of(self, asked: int | None) -> int:
         """Class of a request; lower goes first.
@@ -51,12 +53,14 @@ class ApiKey(BaseModel):
     weight: Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] = 1.0
     priority: Annotated[int, Field(ge=-MAX_PRIORITY - 1, le=MAX_PRIORITY)] | None = 0
     """As of Tenant."""
+    admin: bool = False
+    """Whether it shows metrics and status, which no other key does once there is one."""
 
     @classmethod
-    def of(cls, key: str) -> Self:
+    def of(cls, key: str, *, admin: bool = False) -> Self:
         """The key alone: a tenant of its own, free in its priority. Raises InvalidConfig."""
-        digest = _digest(key, "An API key")
-        return cls(key_sha256=digest, tenant=digest[:16], priority=None)
+        digest = _digest(key, "An admin key" if admin else "An API key")
+        return cls(key_sha256=digest, tenant=digest[:16], priority=None, admin=admin)
 
     @classmethod
     def read(cls, entry: object, place: str) -> Self:
@@ -88,12 +92,12 @@ class ApiKey(BaseModel):
 
     def to_tenant(self) -> Tenant:
         """Whoever sends it."""
-        return Tenant(self.tenant, self.weight, self.priority)
+        return Tenant(self.tenant, self.weight, self.priority, self.admin)
 
 
 _FIELDS = (
     "`key` or `key_sha256`, `tenant` without a colon, `weight` from 0.000001 to 1000000, "
-    "and `priority`"
+    "`priority` and `admin`"
 )
 
 

@@ -97,6 +97,12 @@ def test_scheduling_options_reach_the_engine(run: Run, launches: Launches, words
     assert (args.preset, args.host_kv_bytes, args.deterministic) == ("interactive", 2 << 30, True)
 
 
+def test_an_admins_key_is_told_apart(run: Run, launches: Launches) -> None:
+    assert run("serve", "--admin-key", "sk-a", "--api-key", "sk-b") == (0, "", "")
+    assert launches.args is not None
+    assert launches.args.api_keys == (ApiKey.of("sk-b"), ApiKey.of("sk-a", admin=True))
+
+
 @pytest.mark.parametrize("name", ["--otlp-endpoint", "--otlp-traces-endpoint"])
 def test_traces_go_where_they_are_told(run: Run, launches: Launches, name: str) -> None:
     words = f"{name} http://collector:4317 --otlp-service-name chat --trace-sampling-ratio 0.1"

@@ -157,6 +157,34 @@ def test_probes_need_no_key(build_app: BuildApp, path: str) -> None:
     assert call(build_app(api_keys=(ApiKey.of("sk-one"),)), path).status == 200
 
 
+ADMIN_KEYS = (ApiKey.of("sk-admin", admin=True), ApiKey.of("sk-one"))
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/status", "/status/why/chatcmpl-1"])
+def test_where_there_is_an_admins_key_it_alone_shows_the_service(
+    build_app: BuildApp, path: str
+) -> None:
+    seen = 404 if "why" in path else 200
+    for keys in (ADMIN_KEYS, ADMIN_KEYS[:1]):
+        app = build_app(api_keys=keys)
+        assert call(app, path, headers={"Authorization": "Bearer sk-admin"}).status == seen
+        assert call(app, path).status == 401
+    response = call(
+        build_app(api_keys=ADMIN_KEYS), path, headers={"Authorization": "Bearer sk-one"}
+    )
+    assert response.status == 403
+    assert response.json()["error"]["code"] == "admin_key_required"
+
+
+@pytest.mark.parametrize(("keys", "status"), [(ADMIN_KEYS, 401), (ADMIN_KEYS[:1], 200)])
+def test_an_admins_key_alone_asks_nobody_else_for_one(
+    build_app: BuildApp, keys: tuple[ApiKey, ...], status: int
+) -> None:
+    assert call(build_app(api_keys=keys), "/v1/completions", {"prompt": "Hi"}).status == status
+    for path in ("/health", "/ready", "/version"):
+        assert call(build_app(api_keys=keys), path).status == 200
+
+
 def test_tenants_never_share_cached_prefixes(build_app: BuildApp, source: FakeTokenSource) -> None:
     app = build_app(api_keys=(ApiKey.of("sk-one"), ApiKey.of("sk-two")))
     for key in ("sk-one", "sk-two"):

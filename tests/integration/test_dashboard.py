@@ -46,7 +46,8 @@ def test_every_panel_and_alert_has_data(tiny_model: Path, tmp_path: Path) -> Non
 
             def load() -> None:
                 body = {"model": "tiny", "prompt": "Once", "max_tokens": 30, "ignore_eos": True}
-                list(pool.map(lambda _: two.client.post("/v1/completions", json=body), range(40)))
+                bodies = [{**body, "stream": number % 2 > 0} for number in range(40)]
+                list(pool.map(lambda each: two.client.post("/v1/completions", json=each), bodies))
                 two.client.post("/v1/completions", json={"model": "none", "prompt": "x"})
 
             # No replica is lost.
