@@ -2,7 +2,7 @@
 
 transformers has a renderer of its own, but importing it costs over a second of start-up in every
 process; what templates rely on are the few lines below. Templates come with models and may be
-hostile: they run in jinja2's sandbox.
+hostile: they run in a sandbox with bounds (template_sandbox.py).
 """
 
 import json
@@ -14,9 +14,9 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import InvalidModel, InvalidRequest
+from engine.template_sandbox import BoundedEnvironment, render_bounded
 
 
 class ChatTemplate:
@@ -49,7 +49,7 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._template.render(variables)
+            return render_bounded(self._template, variables)
         except Exception as error:  # the model's program, run on the client's data
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error}.",
@@ -68,8 +68,8 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
     )
     environment.filters["tojson"] = _to_json
