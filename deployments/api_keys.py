@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.http_errors import AdminOnly, InvalidApiKey
 from deployments.tenant import ApiKey, Tenant
 
-OPEN_PATHS: Final = frozenset({"/health", "/ready", "/metrics", "/version"})
+OPEN_PATHS: Final = frozenset({"/health", "/ready", "/metrics", "/version", "/openapi.json"})
 _TENANT: Final = "pageray.tenant"
 _ANYBODY: Final = Tenant()
 

@@ -1,6 +1,6 @@
 """Checks the messages of a chat and brings them into the form that chat templates read."""
 
-from typing import Any
+from typing import Any, Final
 
 from deployments.openai_schema import shorten
 from engine.errors import InvalidRequest, PromptTooLong, UnsupportedParameter
@@ -18,6 +18,37 @@ _PASSED_ON = ("name", "reasoning_content")
 _UNSUPPORTED = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal")
 _IGNORED = ("annotations",)
 """OpenAI's own notes on an answer; a client that sends the answer back sends them too."""
+
+_TEXT: Final = {"type": "string"}
+MESSAGES_SCHEMA: Final[dict[str, Any]] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {
+            "role": {"enum": list(_ROLES)},
+            "content": {
+                "anyOf": [
+                    _TEXT,
+                    {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {"type": {"const": "text"}, "text": _TEXT},
+                            "required": ["type", "text"],
+                        },
+                    },
+                ]
+            },
+            **{name: {"type": ["string", "null"]} for name in _PASSED_ON},
+            **{name: {"enum": [None, False, 0, "", [], {}]} for name in _UNSUPPORTED},
+            **{name: {} for name in _IGNORED},
+        },
+        "required": ["role", "content"],
+        "additionalProperties": False,
+    },
+}
+"""The same as a JSON schema, for who reads about it."""
 
 
 def read_messages(messages: list[Any], max_messages: int) -> list[dict[str, Any]]:

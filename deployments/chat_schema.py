@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from deployments.chat_messages import MESSAGES_SCHEMA
 from deployments.openai_schema import Fields, GenerationFields, Int64, shorten
 from engine.errors import InvalidRequest
 from engine.sampling_params import MAX_LOGPROBS, SamplingParams
@@ -27,7 +28,7 @@ def _check_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
 class ChatPromptFields(Fields):
     """Fields that make the prompt. `messages` are checked in chat_messages.py."""
 
-    messages: list[Any]
+    messages: Annotated[list[Any], WithJsonSchema(MESSAGES_SCHEMA)]
     add_generation_prompt: bool | None = None
     """None: yes, unless the final message is to be continued."""
     continue_final_message: bool = False

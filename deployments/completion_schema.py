@@ -1,9 +1,9 @@
 """The body of POST /v1/completions, and the forms a prompt may take there."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from deployments.openai_schema import GenerationFields, Int64
 from engine.errors import InvalidRequest
@@ -12,12 +12,26 @@ from engine.sampling_params import MAX_LOGPROBS, SamplingParams
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for this endpoint only."""
 MAX_TOKEN_ID = 2**31 - 1
+_TOKEN_LIST: Final = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID},
+    "minItems": 1,
+}
+_PROMPT_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        _TOKEN_LIST,
+        {"type": "array", "items": _TOKEN_LIST, "minItems": 1},
+    ],
+    "examples": ["Once upon a time"],
+}
 
 
 class CompletionFields(GenerationFields):
     """Fields of a text completion. `prompt` is checked by `read_prompts`."""
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
     max_tokens: Int64 = DEFAULT_MAX_TOKENS
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_special_tokens: bool = True

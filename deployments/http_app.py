@@ -22,6 +22,7 @@ from deployments.http_errors import ErrorMiddleware, routing_error_response
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.models import ModelRoutes
+from deployments.openapi_document import OpenApiRoute
 from deployments.peers import Peers
 from deployments.readiness_metrics import ReadinessCollector
 from deployments.request_id import RequestIdMiddleware
@@ -78,6 +79,7 @@ def build_http_app(
         Route("/status/why/{request_id}", status.why),
         Route("/metrics", status.metrics),
         Route("/version", status.version),
+        Route("/openapi.json", OpenApiRoute(settings).document),
     ]
     middleware = [
         Middleware(ErrorMiddleware, on_error=count_error),

@@ -87,18 +87,19 @@ _SHAPES: Final[tuple[tuple[type[PageRayError], int, str, str | None], ...]] = (
 )
 
 
-def _shape(error: PageRayError) -> tuple[int, str, str | None]:
-    return next(shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
+def shape_of(kind: type[PageRayError]) -> tuple[int, str, str | None]:
+    """HTTP status, `type` and `code` (None: it depends) of errors of this kind."""
+    return next(shape[1:] for shape in _SHAPES if issubclass(kind, shape[0]))
 
 
 def status_of(error: PageRayError) -> int:
     """HTTP status for the error."""
-    return _shape(error)[0]
+    return shape_of(type(error))[0]
 
 
 def error_body(error: PageRayError) -> dict[str, Any]:
     """The JSON body, in OpenAI's words."""
-    _, kind, code = _shape(error)
+    _, kind, code = shape_of(type(error))
     param = "model" if isinstance(error, ModelNotFound) else getattr(error, "param", None)
     return {
         "error": {

@@ -10,15 +10,15 @@ from typing import Any, Final
 
 
 class _Anything:
-    """Equal to every value: marks fields that are labels for the client's own use."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
+    """Marks fields that are labels for the client's own use."""
 
 
 NeutralFields = Mapping[str, tuple[Any, ...]]
 
-_LABEL: Final = (_Anything(),)
+ANYTHING: Final = _Anything()
+"""Allows every value."""
+
+_LABEL: Final = (ANYTHING,)
 _OFF: Final = (False,)
 _ON: Final = (True,)
 _EMPTY_LIST: Final[tuple[Any, ...]] = ([],)
@@ -102,3 +102,11 @@ COMPLETION_NEUTRAL_FIELDS: Final[NeutralFields] = {
     "suffix": ("",),
     "prompt_embeds": _NEVER,
 }
+
+
+def is_neutral(value: Any, allowed: tuple[Any, ...]) -> bool:
+    """Whether a field's value asks for nothing. In JSON, 0 is not false and 1 is not true."""
+    return value is None or any(
+        each is ANYTHING or (value == each and isinstance(value, bool) == isinstance(each, bool))
+        for each in allowed
+    )

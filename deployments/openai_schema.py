@@ -5,13 +5,14 @@ or listed in neutral_fields.py. Any other field is refused by name.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from deployments.neutral_fields import NeutralFields
+from deployments.neutral_fields import NeutralFields, is_neutral
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.sampling_params import SamplingParams
 
@@ -19,6 +20,8 @@ MAX_ITEMS = 2048
 """Most entries of a list or object in a field, prompts and messages aside."""
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+LOGIT_BIAS_NAME: Final = "^[0-9]{1,9}$"
+"""A token id as the name of a field, as a regular expression."""
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -54,9 +57,14 @@ class GenerationFields(Fields):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: dict[str, float] = {}
+    logit_bias: Annotated[
+        dict[str, float],
+        Field(json_schema_extra={"propertyNames": {"pattern": LOGIT_BIAS_NAME}}),
+    ] = {}
     seed: Int64 | None = None
-    stop: Annotated[list[str], BeforeValidator(_listed)] = []
+    stop: Annotated[
+        list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])
+    ] = []
     stop_token_ids: list[TokenId] = []
     include_stop_str_in_output: bool = False
     min_tokens: Int64 = 0
@@ -107,7 +115,7 @@ class GenerationFields(Fields):
 
 def _token_ids(logit_bias: Mapping[str, float]) -> dict[int, float]:
     for key in logit_bias:
-        if not (key.isascii() and key.isdigit() and len(key) < 10):
+        if not re.fullmatch(LOGIT_BIAS_NAME, key):
             raise InvalidRequest(
                 f"'logit_bias' has the key {shorten(key)}, which is no token id.",
                 "Use token ids as keys; POST /tokenize tells them.",
@@ -160,7 +168,7 @@ def _check_length(name: str, value: Any, unbounded: frozenset[str]) -> None:
 
 
 def _check_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
-    if value is None or any(value == allowed for allowed in neutral):
+    if is_neutral(value, neutral):
         return
     fix = "Leave it out."
     if neutral:

@@ -32,6 +32,10 @@ def serve_environment() -> dict[str, str]:
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # A frontend that stands still gets no new clients after a second or two.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        # A client that stops in the middle of its head, or never begins, would keep its connection
+        # for an hour, and a host has 4096 of them. Longer than our own limits for bodies and for
+        # streams that nobody reads; who only waits for an answer is not meant.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "150",
         # A replica that fails its health checks has nothing to drain: its streams are elsewhere.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_AUTH_MODE": "token",

@@ -1,9 +1,10 @@
 """POST /tokenize and /detokenize, in the form that vLLM gave them."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from pydantic import WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -39,7 +40,9 @@ class DetokenizeFields(Fields):
     """Tokens to turn into text. The token ids are checked apart."""
 
     model: str | None = None
-    tokens: Any
+    tokens: Annotated[
+        Any, WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}})
+    ]
 
 
 class TokenizeRoutes:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from engine.errors import InvalidRequest
 
@@ -15,6 +16,28 @@ MAX_LOGIT_BIASES = 1024
 MAX_COUNT = 2**31 - 1
 """Bound of every count and token id: they travel and compute as 32-bit integers."""
 SEED_BITS = 63
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "n": (1, MAX_CHOICES),
+    "max_tokens": (1, MAX_COUNT),
+    "min_tokens": (0, MAX_COUNT),
+    "temperature": (0, 100),
+    "top_k": (-1, MAX_COUNT),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0.01, 100),
+    "seed": (-(2**SEED_BITS), 2**SEED_BITS - 1),
+    "logprobs": (0, MAX_LOGPROBS),
+}
+"""Least and greatest value of each number. None, where a field may be that, is in range."""
+BIAS_RANGE: Final = (-100, 100)
+LENGTHS: Final[Mapping[str, int]] = {
+    "stop": MAX_STOP_STRINGS,
+    "stop_token_ids": MAX_STOP_TOKEN_IDS,
+    "logit_bias": MAX_LOGIT_BIASES,
+}
+"""Most entries of each collection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,34 +83,24 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        self._check_range("n", self.n, 1, MAX_CHOICES)
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                self._check_range(name, value, low, high)
         if self.max_tokens is not None:
-            self._check_range("max_tokens", self.max_tokens, 1, MAX_COUNT)
-        self._check_range("min_tokens", self.min_tokens, 0, self.max_tokens or MAX_COUNT)
-        self._check_range("temperature", self.temperature, 0, 100)
-        self._check_range("top_k", self.top_k, -1, MAX_COUNT)
-        self._check_range("top_p", self.top_p, 0, 1)
+            self._check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
         if self.top_p == 0:
             self._fail("top_p", "must be above 0", "Leave top_p out, or set temperature to 0.")
-        self._check_range("min_p", self.min_p, 0, 1)
-        self._check_range("presence_penalty", self.presence_penalty, -2, 2)
-        self._check_range("frequency_penalty", self.frequency_penalty, -2, 2)
-        self._check_range("repetition_penalty", self.repetition_penalty, 0.01, 100)
-        if self.seed is not None:
-            self._check_range("seed", self.seed, -(2**SEED_BITS), 2**SEED_BITS - 1)
-        if self.logprobs is not None:
-            self._check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name, limit in LENGTHS.items():
+            self._check_length(name, len(getattr(self, name)), limit)
         self._check_stop()
-        self._check_length("logit_bias", len(self.logit_bias), MAX_LOGIT_BIASES)
         for token_id, bias in self.logit_bias.items():
             self._check_range("logit_bias", token_id, 0, MAX_COUNT)
-            self._check_range("logit_bias", bias, -100, 100)
+            self._check_range("logit_bias", bias, *BIAS_RANGE)
 
     def _check_stop(self) -> None:
-        self._check_length("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS)
         for token_id in self.stop_token_ids:
             self._check_range("stop_token_ids", token_id, 0, MAX_COUNT)
-        self._check_length("stop", len(self.stop), MAX_STOP_STRINGS)
         for text in self.stop:
             if not 0 < len(text) <= MAX_STOP_STRING_CHARS:
                 fix = f"Send strings of 1 to {MAX_STOP_STRING_CHARS} characters."

@@ -152,8 +152,8 @@ def test_keys_guard_everything_that_shows_or_makes_text(
         assert response.json()["error"]["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/version"])
-def test_probes_need_no_key(build_app: BuildApp, path: str) -> None:
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/version", "/openapi.json"])
+def test_probes_and_the_document_need_no_key(build_app: BuildApp, path: str) -> None:
     assert call(build_app(api_keys=(ApiKey.of("sk-one"),)), path).status == 200
 
 
