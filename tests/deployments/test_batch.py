@@ -128,7 +128,9 @@ def test_who_is_refused_waits_as_long_as_the_service_says(status_code: int) -> N
     async def ask() -> int | None:
         def answer(_: httpx2.Request) -> httpx2.Response:
             sent = answers.pop(0)
-            return httpx2.Response(sent.status_code, content=sent.body, headers=dict(sent.headers))
+            return httpx2.Response(
+                sent.status_code, content=bytes(sent.body), headers=dict(sent.headers)
+            )
 
         transport = httpx2.MockTransport(answer)
         async with httpx2.AsyncClient(base_url="http://there", transport=transport) as client:
