@@ -20,6 +20,7 @@ from engine.errors import PageRayError
 BATCH_PRIORITY: Final = 1
 """Class of requests that name none: behind all that have the usual 0."""
 LONGEST_ANSWER_S: Final = 3600.0
+LONGEST_RETRY_AFTER_S: Final = 600.0
 REFUSALS: Final = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
@@ -124,6 +125,6 @@ def _body(response: httpx2.Response) -> Any:
 def _retry_after_s(response: httpx2.Response) -> float | None:
     try:
         # Dates, which no server of models sends, are not read.
-        return min(max(float(response.headers["retry-after"]), 0.0), LONGEST_ANSWER_S)
+        return min(max(float(response.headers["retry-after"]), 0.0), LONGEST_RETRY_AFTER_S)
     except (KeyError, ValueError):
         return None
