@@ -38,7 +38,7 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http":
-            is_for_admins = self._has_admins and _shows_the_service(scope["path"])
+            is_for_admins = self._has_admins and shows_the_service(scope["path"])
             if is_for_admins or (self._asks_all and scope["path"] not in OPEN_PATHS):
                 tenant = self._find_tenant(Headers(scope=scope).get("authorization", ""))
                 if is_for_admins and not tenant.is_admin:
@@ -65,5 +65,6 @@ class ApiKeyMiddleware:
         return found
 
 
-def _shows_the_service(path: str) -> bool:
+def shows_the_service(path: str) -> bool:
+    """Whether a path is for admins, where there are any."""
     return path in ("/metrics", "/status") or path.startswith("/status/")

@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,6 +18,8 @@ import typer
 from rich.console import Console
 
 from deployments.args import AppArgs
+from deployments.cli_batch import BatchOptions, refuse_taken_port
+from deployments.cli_batch import batch as run_batch
 from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
 from deployments.cli_node_env import node_environment
@@ -89,20 +92,33 @@ def _top(
 @takes_options(ServeOptions)
 def serve(options: ServeOptions) -> None:
     """Serve a model over HTTP until Ctrl-C; without MODEL, SmolLM2-135M-Instruct."""
-    _refuse_foreign_kernels()
-    args = app_args(_with_cache_dir(options))
     start = launch_options(options)
-    check_labels(args, start)
-    if start.address is None:
-        for model in args.models:
-            _pull(model.model, args.cache_dir, needs_weights=model.needs_weights)
-    # Ray reads its environment when it is imported, so both come only now.
-    with tempfile.TemporaryDirectory(prefix="pageray-", dir=_socket_base()) as folder:
-        for name, value in _ray_environment(args, start, Path(folder)).items():
-            os.environ.setdefault(name, value)
-        from deployments.launch import serve_until_interrupted  # noqa: PLC0415  see above
+    with _ready_for_ray(options, start) as args:
+        from deployments.launch import serve_until_interrupted  # noqa: PLC0415  see there
 
         serve_until_interrupted(args, start, Console())
+
+
+@app.command()
+@takes_options(BatchOptions)
+def batch(options: BatchOptions) -> None:
+    """Have a file of requests answered by a service, or by one started for it.
+
+    Run again with the same files, it goes on where it stopped. Exit code 1: some answers are
+    errors.
+    """
+
+    @contextmanager
+    def own_service() -> Iterator[str]:
+        start = launch_options(options)
+        refuse_taken_port(start)
+        with _ready_for_ray(options, start) as args:
+            from deployments.launch import serving_alone  # noqa: PLC0415  see there
+
+            with serving_alone(args, start, Console()) as url:
+                yield url
+
+    raise typer.Exit(run_batch(options, own_service))
 
 
 @app.command()
@@ -204,6 +220,22 @@ def default_cache_dir(environment: Mapping[str, str]) -> Path:
         return Path(own).expanduser()
     base = environment.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "pageray"
+
+
+@contextmanager
+def _ready_for_ray(options: ServeOptions, start: LaunchOptions) -> Iterator[AppArgs]:
+    """Check, fetch and set up what has to be before Ray starts."""
+    _refuse_foreign_kernels()
+    args = app_args(_with_cache_dir(options))
+    check_labels(args, start)
+    if start.address is None:
+        for model in args.models:
+            _pull(model.model, args.cache_dir, needs_weights=model.needs_weights)
+    # Ray reads its environment when it is imported, so that comes only inside of this.
+    with tempfile.TemporaryDirectory(prefix="pageray-", dir=_socket_base()) as folder:
+        for name, value in _ray_environment(args, start, Path(folder)).items():
+            os.environ.setdefault(name, value)
+        yield args
 
 
 def _with_cache_dir(options: Served) -> Served:

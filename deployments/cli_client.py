@@ -1,4 +1,4 @@
-"""HTTP client of `pageray chat` and `pageray status`: every failure becomes a cause and a fix."""
+"""HTTP client of `pageray chat`, `status` and `batch`: every failure becomes a cause and a fix."""
 
 import json
 from collections.abc import Iterator
@@ -13,11 +13,14 @@ TIMEOUT = httpx2.Timeout(10.0, read=600.0)
 """An answer may wait long in a queue; a server that does not even listen may not."""
 
 
-def open_client(url: str, api_key: str | None) -> httpx2.Client:
-    """A client of the service at `url`, with or without a trailing /v1."""
+def open_client(url: str, api_key: str | None, *, trust_env: bool = True) -> httpx2.Client:
+    """A client of the service at `url`, with or without a trailing /v1.
+
+    `trust_env`: the environment may name a proxy on the way to it.
+    """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     base_url = url.rstrip("/").removesuffix("/v1")
-    return httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUT)
+    return httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, trust_env=trust_env)
 
 
 def get_json(client: httpx2.Client, path: str) -> dict[str, Any]:

@@ -234,7 +234,10 @@ Options = TypeVar("Options")
 def takes_options(
     options_class: type[Options],
 ) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Give a command every option of a dataclass, handed over as one value."""
+    """Give a command every option of a dataclass, handed over as one value.
+
+    Arguments that must be given come first on the command line.
+    """
 
     def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
@@ -253,7 +256,9 @@ def takes_options(
                     default=inspect.Parameter.empty if field.default is MISSING else field.default,
                     annotation=hints[field.name],
                 )
-                for field in fields(options_class)
+                for field in sorted(
+                    fields(options_class), key=lambda each: each.default is not MISSING
+                )
             ]
         )
         run.__signature__ = signature  # type: ignore[attr-defined]  # typer asks inspect.signature

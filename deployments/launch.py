@@ -15,7 +15,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.config import HTTPOptions
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import LoggingConfig, ProxyStatus
 from rich.console import Console
 
 from cluster.engine_description import EngineDescription
@@ -38,8 +38,6 @@ def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Cons
     Raises InvalidConfig with the root cause when the application does not come up.
     """
     started = time.monotonic()
-    if not options.verbose:
-        logging.getLogger(SERVE_LOGGER).setLevel(logging.ERROR)
     try:
         with _ray(args, options, console), _application(args, options, console):
             _greet(args, options, console, time.monotonic() - started)
@@ -49,7 +47,26 @@ def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Cons
 
 
 @contextmanager
+def serving_alone(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[str]:
+    """Serve, and yield the URL for clients on this machine; then drain and stop everything.
+
+    Raises InvalidConfig as above, and on a cluster that serves something already: to stop Serve
+    at the end would stop that, too.
+    """
+    with _ray(args, options, console):
+        if serve.status().applications:
+            raise InvalidConfig(
+                f"The cluster at {options.address} serves something already.",
+                "Ask it with --url, or stop that first: serve shutdown.",
+            )
+        with _application(args, options, console):
+            yield _url(options) if options.address is None else _cluster_url(options)
+
+
+@contextmanager
 def _ray(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[None]:
+    if not options.verbose:
+        logging.getLogger(SERVE_LOGGER).setLevel(logging.ERROR)
     with _phase(console, "start Ray" if options.address is None else "join Ray"):
         if options.address is not None:
             ray.init(address=options.address, logging_level=logging.ERROR, log_to_driver=False)
@@ -182,6 +199,25 @@ def _describe(model: ModelArgs, console: Console) -> None:
 def _url(options: LaunchOptions) -> str:
     host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
     return f"http://{host}:{options.port}"
+
+
+def _cluster_url(options: LaunchOptions) -> str:
+    """Of a proxy on a cluster that was joined: on this machine if there is one, else anywhere."""
+    here = ray.get_runtime_context().get_node_id()
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    deadline = time.monotonic() + HTTP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        proxies = serve.status().proxies
+        healthy = [node for node, state in proxies.items() if state is ProxyStatus.HEALTHY]
+        if healthy:
+            url = f"http://{addresses[here if here in healthy else min(healthy)]}:{options.port}"
+            _wait_for_http(url)
+            return url
+        time.sleep(0.2)
+    raise InvalidConfig(
+        "The application is up, but no node of the cluster has a healthy proxy.",
+        "Look at the logs of Ray Serve's HAProxy.",
+    )
 
 
 @contextmanager

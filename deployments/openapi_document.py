@@ -1,6 +1,6 @@
 """GET /openapi.json: every route, what it takes and what it answers, as OpenAPI 3.1."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from cluster.journal import Poisonous
 from deployments import openapi_answers as answers
-from deployments.api_keys import OPEN_PATHS
+from deployments.api_keys import OPEN_PATHS, shows_the_service
 from deployments.chat_schema import ChatFields
 from deployments.completion_endpoint import SESSION_HEADER
 from deployments.completion_schema import CompletionFields
 from deployments.http_errors import (
     JSON,
+    AdminOnly,
     BodyTimeout,
     BodyTooLarge,
     FrontendSilent,
@@ -29,6 +30,7 @@ from deployments.http_settings import HttpSettings
 from deployments.neutral_fields import CHAT_NEUTRAL_FIELDS, COMPLETION_NEUTRAL_FIELDS, NeutralFields
 from deployments.openai_schema import Fields
 from deployments.openapi_schemas import reference, schemas_of
+from deployments.tenant import ApiKey
 from deployments.tokenize import DetokenizeFields, TokenizeChatFields, TokenizeTextFields
 from engine.errors import (
     DeadlinePassed,
@@ -147,7 +149,7 @@ def build_document(settings: HttpSettings) -> dict[str, Any]:
         "paths": {
             path: {
                 "post" if operation.body else "get": _describe(
-                    operation, guarded=bool(settings.api_keys) and path not in OPEN_PATHS
+                    operation, _key_errors(path, settings.api_keys)
                 )
             }
             for path, operation in _OPERATIONS.items()
@@ -156,7 +158,15 @@ def build_document(settings: HttpSettings) -> dict[str, Any]:
     }
 
 
-def _describe(operation: Operation, *, guarded: bool) -> dict[str, Any]:
+def _key_errors(path: str, keys: Sequence[ApiKey]) -> Errors:
+    """Why a key may be refused there; none: no key is asked for."""
+    if shows_the_service(path) and any(key.admin for key in keys):
+        return (InvalidApiKey, AdminOnly)
+    asks = path not in OPEN_PATHS and any(not key.admin for key in keys)
+    return (InvalidApiKey,) if asks else ()
+
+
+def _describe(operation: Operation, key_errors: Errors) -> dict[str, Any]:
     described: dict[str, Any] = {"summary": operation.summary}
     if operation.path_parameter is not None:
         described["parameters"] = [_parameter(operation.path_parameter, "path")]
@@ -166,11 +176,10 @@ def _describe(operation: Operation, *, guarded: bool) -> dict[str, Any]:
         forms = [reference(kind) for kind in operation.body]
         schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
-    errors = (*operation.errors, InternalError)
-    if guarded:
+    if key_errors:
         described["security"] = [{"key": []}]
-        errors = (InvalidApiKey, *errors)
-    described["responses"] = {**_answers(operation), **_error_answers(errors)}
+    errors = _error_answers((*key_errors, *operation.errors, InternalError))
+    described["responses"] = {**_answers(operation), **errors}
     return described
 
 

@@ -1,7 +1,8 @@
 """The command line as tests run it, with everything behind it replaced."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deployments.args import AppArgs, ModelArgs
@@ -18,7 +19,9 @@ class Launches:
         self.options: LaunchOptions | None = None
         self.environment: dict[str, str] = {}
         self.pulled: list[tuple[str, Path]] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.url = ""
+        """Of the service that stands for the one that a batch starts."""
 
     def model(self) -> ModelArgs:
         """The only model of the application that was launched."""
@@ -30,6 +33,13 @@ class Launches:
         self.args, self.options, self.environment = args, options, dict(os.environ)
         if self.error is not None:
             raise self.error
+
+    @contextmanager
+    def serving_alone(
+        self, args: AppArgs, options: LaunchOptions, console: object
+    ) -> Iterator[str]:
+        self.serve_until_interrupted(args, options, console)
+        yield self.url
 
     def pull(self, model: str, cache_dir: Path, _console: object, **_: object) -> Path:
         self.pulled.append((model, cache_dir))

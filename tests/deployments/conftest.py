@@ -87,7 +87,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     launches = Launches()
-    launch = SimpleNamespace(serve_until_interrupted=launches.serve_until_interrupted)
+    launch = SimpleNamespace(
+        serve_until_interrupted=launches.serve_until_interrupted,
+        serving_alone=launches.serving_alone,
+    )
     monkeypatch.setitem(sys.modules, "deployments.launch", launch)
     monkeypatch.setitem(sys.modules, "deployments.cli_pull", SimpleNamespace(pull=launches.pull))
     return launches

@@ -99,5 +99,12 @@ def test_keys_are_asked_for_where_there_are_some(app: Starlette, build_app: Buil
         assert ("security" in operation) == ("401" in operation["responses"]) == (path not in OPEN)
 
 
+def test_what_only_admins_see_says_so(build_app: BuildApp) -> None:
+    guarded = document(build_app(api_keys=(ApiKey.of("sk-admin", admin=True),)))
+    asking = {path for path, operation in operations(guarded) if "403" in operation["responses"]}
+    assert asking == {"/metrics", "/status", "/status/why/{request_id}"}
+    assert asking == {path for path, operation in operations(guarded) if "security" in operation}
+
+
 def operations(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(path, each) for path, item in found["paths"].items() for each in item.values()]

@@ -20,6 +20,13 @@ from tests.integration.serving import free_port
 @contextmanager
 def ray_dashboard() -> Iterator[str]:
     """Run a Ray cluster; yield the URL of its dashboard, where `serve deploy` goes."""
+    with ray_cluster() as addresses:
+        yield "http://" + addresses["dashboard"]
+
+
+@contextmanager
+def ray_cluster() -> Iterator[dict[str, str]]:
+    """Run a Ray cluster; yield what it says of itself: `dashboard` and `address`."""
     # Not tmp_path: the path of a socket may have 97 characters.
     folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
     environment = {
@@ -39,7 +46,7 @@ def ray_dashboard() -> Iterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield "http://" + json.loads(process.stdout.readline())["dashboard"]
+        yield json.loads(process.stdout.readline())
     finally:
         started = psutil.Process(process.pid).children(recursive=True)
         process.stdin.close()

@@ -1,4 +1,4 @@
-"""A Ray cluster for tests, in a process of its own: tells its address, ends with its stdin."""
+"""A Ray cluster for tests, in a process of its own: tells its addresses, ends with its stdin."""
 
 import json
 import sys
@@ -10,7 +10,11 @@ from ray import serve
 def main() -> None:
     """Start, announce, wait, stop."""
     context = ray.init(num_cpus=8, include_dashboard=True, dashboard_port=0, log_to_driver=False)
-    sys.stdout.write(json.dumps({"dashboard": context.dashboard_url}) + "\n")
+    addresses = {
+        "dashboard": context.dashboard_url,
+        "address": ray.get_runtime_context().gcs_address,
+    }
+    sys.stdout.write(json.dumps(addresses) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
     serve.shutdown()

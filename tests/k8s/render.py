@@ -10,6 +10,8 @@ import yaml
 
 K8S: Final = Path(__file__).parents[2] / "k8s"
 OVERLAYS: Final = sorted(path.name for path in (K8S / "overlays").iterdir())
+BATCH: Final = "../batch"
+"""Beside the overlays: what they serve for as long as they are there, this does once."""
 CLUSTER: Final = "rayClusterConfig"
 
 Object = dict[str, Any]
@@ -48,20 +50,39 @@ def ray_service(overlay: str) -> Object:
     return only(render(overlay), "RayService")
 
 
-def groups(service: Object) -> list[Object]:
+def ray_job() -> Object:
+    """The RayJob of the batch."""
+    return only(render(BATCH), "RayJob")
+
+
+def owner(overlay: str) -> Object:
+    """Whoever has the Ray cluster."""
+    return ray_job() if overlay == BATCH else ray_service(overlay)
+
+
+def cluster_of(item: Object) -> Object:
+    """The cluster of a RayService or a RayJob."""
+    cluster: Object = item["spec"]["rayClusterSpec" if item["kind"] == "RayJob" else CLUSTER]
+    return cluster
+
+
+def groups(item: Object) -> list[Object]:
     """The head's group and the workers'."""
-    cluster = service["spec"][CLUSTER]
+    cluster = cluster_of(item)
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
 
 
-def pods(service: Object) -> list[Object]:
-    """The pod of each group, as an object of its own."""
+def pods(item: Object) -> list[Object]:
+    """The pod of each group, and the one that hands in a job, as objects of their own."""
+    templates = [group["template"] for group in groups(item)]
+    if "submitterPodTemplate" in item["spec"]:
+        templates.append(item["spec"]["submitterPodTemplate"])
     return [
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": "pod", **group["template"].get("metadata", {})},
-            "spec": group["template"]["spec"],
+            "metadata": {"name": "pod", **template.get("metadata", {})},
+            "spec": template["spec"],
         }
-        for group in groups(service)
+        for template in templates
     ]

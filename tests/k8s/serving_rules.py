@@ -2,35 +2,68 @@
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
+from typer.testing import CliRunner
 
 from deployments.app import FRONTEND_CPUS, SUPERVISOR_CPUS
 from deployments.args import AppArgs
-from tests.k8s.render import CLUSTER, Object, groups
+from deployments.cli import app
+from tests.k8s.render import CLUSTER, Object, cluster_of, groups
 
 CONSTRAINTS: Final = Path(__file__).parents[2] / "constraints.txt"
 GPU: Final = "nvidia.com/gpu"
 
 
-def problems_of(service: Object) -> list[str]:
+def problems_of(item: Object) -> list[str]:
     """What would not work, or not as meant."""
-    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    is_job = item["kind"] == "RayJob"
+    text = _config_of_batch(item) if is_job else item["spec"]["serveConfigV2"]
+    config = yaml.safe_load(text)
     found = _of_config(config)
     if found:
         return found
     [application] = config["applications"]
     args = AppArgs.model_validate(application["args"])
     return [
-        *_of_version(service),
-        *_of_room(service, args),
-        *_of_models(service, args),
-        *_of_time(service, args),
+        *_of_version(item),
+        *_of_room(item, args),
+        *_of_models(item, args),
+        *(_of_batch(item) if is_job else _of_time(item, args)),
     ]
+
+
+def _config_of_batch(job: Object) -> str:
+    """What `pageray config` writes with the options that the entrypoint has for `serve`."""
+    command, _files, options = _entrypoint(job)
+    assert command == ["pageray", "batch"]
+    written = CliRunner().invoke(app, ["config", *options])
+    assert written.exit_code == 0, written.output
+    return written.stdout
+
+
+def _entrypoint(job: Object) -> tuple[list[str], list[str], list[str]]:
+    """Its command, the two files of the batch and the rest."""
+    words = shlex.split(job["spec"]["entrypoint"])
+    return words[:2], words[2:4], words[4:]
+
+
+def _of_batch(job: Object) -> list[str]:
+    """The entrypoint runs on the head, which has no engine."""
+    [head] = groups(job)[0]["template"]["spec"]["containers"]
+    kept = {mount["mountPath"] for mount in head.get("volumeMounts", [])}
+    _, files, options = _entrypoint(job)
+    found = [f"{file} is on no volume" for file in files if str(Path(file).parent) not in kept]
+    if "--address auto" not in " ".join(options):
+        found.append(
+            "the batch would start a Ray of its own on the head: --address auto is missing"
+        )
+    return found
 
 
 def _of_config(config: dict[str, Any]) -> list[str]:
@@ -67,8 +100,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
 
 
-def _of_version(service: Object) -> list[str]:
-    version = service["spec"][CLUSTER]["rayVersion"]
+def _of_version(item: Object) -> list[str]:
+    version = cluster_of(item)["rayVersion"]
     locked = re.search(r"^ray==(\S+)$", CONSTRAINTS.read_text(), re.MULTILINE)
     assert locked is not None
     if version != locked[1]:
@@ -76,11 +109,11 @@ def _of_version(service: Object) -> list[str]:
     return []
 
 
-def _of_room(service: Object, args: AppArgs) -> list[str]:
+def _of_room(item: Object, args: AppArgs) -> list[str]:
     """Every replica at once, on pods as many as there may be."""
     found = []
     num_gpus, num_cpus, most = 0, 0.0, 0
-    for group in service["spec"][CLUSTER]["workerGroupSpecs"]:
+    for group in cluster_of(item)["workerGroupSpecs"]:
         [container] = group["template"]["spec"]["containers"]
         limits = container["resources"]["limits"]
         if limits != container["resources"]["requests"]:
@@ -108,16 +141,16 @@ def _of_room(service: Object, args: AppArgs) -> list[str]:
     return found
 
 
-def _of_models(service: Object, args: AppArgs) -> list[str]:
+def _of_models(item: Object, args: AppArgs) -> list[str]:
     fetched = {
         container["args"][0]
-        for group in groups(service)
+        for group in groups(item)
         for container in group["template"]["spec"].get("initContainers", [])
         if container["command"] == ["pageray", "pull"]
     }
     served = {model.model for model in args.models}
     found = [] if fetched == served else [f"pods fetch {fetched}, and {served} are served"]
-    for group in service["spec"][CLUSTER]["workerGroupSpecs"]:
+    for group in cluster_of(item)["workerGroupSpecs"]:
         for container in _containers(group):
             mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
             variables = {each["name"]: each.get("value") for each in container["env"]}

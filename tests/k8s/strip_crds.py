@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-KINDS: Final = ("rayservices",)
+KINDS: Final = ("rayservices", "rayjobs")
 SCHEMAS: Final = Path(__file__).parent / "schemas"
 OPEN: Final = ("template", "submitterPodTemplate", "status", "metadata")
 KEPT: Final = ("type", "enum", "pattern", "minimum", "maximum", "minItems", "maxItems", "maxLength")

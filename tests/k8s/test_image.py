@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.k8s.render import K8S, OVERLAYS, groups, kustomize, ray_service
+from tests.k8s.render import BATCH, K8S, OVERLAYS, kustomize, owner, pods
 
 ROOT = K8S.parent
 DOCKERFILE = K8S / "Dockerfile"
@@ -45,11 +45,11 @@ def test_its_last_user_is_not_root() -> None:
 
 
 @pytest.mark.skipif(kustomize() is None, reason="renders with kustomize or kubectl")
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, BATCH])
 def test_pods_run_this_version(overlay: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     variant = "cpu" if overlay == "dev-cpu" else "cuda"
-    for group in groups(ray_service(overlay)):
-        spec = group["template"]["spec"]
+    for pod in pods(owner(overlay)):
+        spec = pod["spec"]
         for container in spec["containers"] + spec.get("initContainers", []):
             assert container["image"] == f"ghcr.io/pageray/pageray:{version}-{variant}"

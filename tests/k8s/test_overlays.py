@@ -10,13 +10,16 @@ from deployments.cli import app
 from deployments.serve_environment import serve_environment
 from tests.k8s import object_schema, operator_rules, serving_rules
 from tests.k8s.render import (
+    BATCH,
     CLUSTER,
     K8S,
     OVERLAYS,
     Object,
+    cluster_of,
     groups,
     kustomize,
-    only,
+    owner,
+    pods,
     ray_service,
     render,
 )
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 RAY_PORTS = {6379, 8265, 10001, 52365}
 
 
-@pytest.fixture(params=OVERLAYS)
+@pytest.fixture(params=[*OVERLAYS, BATCH])
 def overlay(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -40,13 +43,14 @@ def test_every_object_is_one_of_its_kind(overlay: str) -> None:
 
 
 def test_the_operator_takes_it(overlay: str) -> None:
-    assert operator_rules.problems_of(ray_service(overlay)) == []
+    assert operator_rules.problems_of(owner(overlay)) == []
 
 
 def test_what_is_served_fits_its_pods(overlay: str) -> None:
-    assert serving_rules.problems_of(ray_service(overlay)) == []
+    assert serving_rules.problems_of(owner(overlay)) == []
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_serve_config_is_what_pageray_config_writes(overlay: str) -> None:
     folder = K8S / "overlays" / overlay
     written = CliRunner().invoke(app, ["config", "--config", str(folder / "options.yaml")])
@@ -63,22 +67,22 @@ def test_every_pod_has_the_environment_that_serve_needs(overlay: str) -> None:
         if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("node-env-")
     ]
     assert node_env["data"] == serve_environment()
-    for group in groups(only(objects, "RayService")):
+    for group in groups(owner(overlay)):
         [container] = group["template"]["spec"]["containers"]
         name = {"configMapRef": {"name": node_env["metadata"]["name"]}}
         assert name in container["envFrom"]
 
 
 def test_pods_may_do_little(overlay: str) -> None:
-    service = ray_service(overlay)
-    for group in groups(service):
-        spec = group["template"]["spec"]
+    item = owner(overlay)
+    for pod in pods(item):
+        spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in spec["containers"] + spec.get("initContainers", []):
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    for group in service["spec"][CLUSTER]["workerGroupSpecs"]:
+    for group in cluster_of(item)["workerGroupSpecs"]:
         assert group["template"]["spec"]["automountServiceAccountToken"] is False
 
 
@@ -99,7 +103,7 @@ def test_rays_ports_are_not_for_clients(overlay: str) -> None:
 
 def test_budgets_leave_room_to_empty_a_node(overlay: str) -> None:
     objects = render(overlay)
-    head, workers = groups(only(objects, "RayService"))[:2]
+    head, workers = groups(owner(overlay))[:2]
     num_pods = {"head": 1, "worker": workers["maxReplicas"] * workers.get("numOfHosts", 1)}
     for budget in (each for each in objects if each["kind"] == "PodDisruptionBudget"):
         labels = budget["spec"]["selector"]["matchLabels"]
