@@ -15,6 +15,8 @@ _ROLES = {
 _TOOL_ROLES = ("tool", "function")
 _PASSED_ON = ("name", "reasoning_content")
 """Optional texts that templates may read."""
+TEXTS = frozenset({"content", *_PASSED_ON})
+"""What is text of a client in a message that was read."""
 _UNSUPPORTED = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal")
 _IGNORED = ("annotations",)
 """OpenAI's own notes on an answer; a client that sends the answer back sends them too."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from deployments.chat_messages import read_messages
+from deployments.chat_messages import TEXTS, read_messages
 from deployments.chat_schema import ChatPromptFields
 from engine.errors import InvalidRequest, PromptTooLong
 from engine.tokenizer import Tokenizer
@@ -46,17 +46,29 @@ class PromptEncoder:
         messages = read_messages(fields.messages, self._max_model_len)
         num_chars = sum(len(message["content"]) for message in messages)
         self._check_num_chars(num_chars, "messages")
+        special = self._tokenizer.special_tokens
 
         def encode() -> list[int]:
+            guarded = [
+                {
+                    **message,
+                    **{name: special.guard(message[name]) for name in TEXTS & message.keys()},
+                }
+                for message in messages
+            ]
             text = self._tokenizer.render_chat(
-                messages,
+                guarded,
                 add_generation_prompt=fields.wants_generation_prompt,
                 template_kwargs=fields.chat_template_kwargs,
             )
             if fields.continue_final_message:
-                text = _cut_after(text, messages[-1]["content"])
+                text = _cut_after(text, guarded[-1]["content"])
             self._check_num_chars(len(text), "messages")
-            return self._tokenizer.encode(text, fields.add_special_tokens)
+            first, *rest = special.parts(text)
+            token_ids = self._tokenizer.encode(first, fields.add_special_tokens)
+            for part in rest:
+                token_ids += self._tokenizer.encode(part, add_special_tokens=False)
+            return token_ids
 
         return await _run(encode, num_chars)
 

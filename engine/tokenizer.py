@@ -13,6 +13,7 @@ import tokenizers
 from engine.chat_template import ChatTemplate
 from engine.errors import InvalidModel, InvalidRequest
 from engine.model_folder import TOKENIZER_NAME
+from engine.special_tokens import SpecialTokens
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 DEFAULT_TEMPLATE = "default"
@@ -27,6 +28,8 @@ class Tokenizer:
     ) -> None:
         self._backend = backend
         self._templates = templates or {}
+        added = backend.get_added_tokens_decoder().values()
+        self.special_tokens = SpecialTokens(token.content for token in added if token.special)
 
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer":
