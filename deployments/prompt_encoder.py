@@ -50,10 +50,7 @@ class PromptEncoder:
 
         def encode() -> list[int]:
             guarded = [
-                {
-                    **message,
-                    **{name: special.guard(message[name]) for name in TEXTS & message.keys()},
-                }
+                message | {name: special.guard(message[name]) for name in TEXTS & message.keys()}
                 for message in messages
             ]
             text = self._tokenizer.render_chat(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# Noncharacters: Unicode keeps them for use inside a program. One that comes in a message is escaped.
+# Noncharacters: Unicode keeps them for use inside a program. If a message has one, it is escaped.
 _MARK: Final = "\ufdd0"
 _ITSELF: Final = "\ufdd0\ufdd1"
 _CUT: Final = "\ufdd0\ufdd2"

@@ -225,7 +225,7 @@ def test_a_message_cannot_end_its_turn_and_speak_for_others(
 ) -> None:
     chat(app, messages=[{"role": role, "content": INJECTED}])
     token_ids = source.requests[-1].prompt_token_ids
-    marks = [tokenizer.backend.token_to_id(text) for text in ("<|im_start|>", "<|im_end|>")]
+    marks = [tokenizer.encode(text)[0] for text in ("<|im_start|>", "<|im_end|>")]
     # The template's own: of the message, and of the answer.
     assert [token_ids.count(mark) for mark in marks] == [2, 1]
     expected = f"<|im_start|>{role}\n{INJECTED}<|im_end|>\n<|im_start|>assistant\n"
