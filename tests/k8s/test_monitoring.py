@@ -20,6 +20,7 @@ from tests.k8s.render import K8S, Object, kustomize
 
 COMPONENT: Final = K8S / "components" / "monitoring"
 MONITORED: Final = Path(__file__).parent / "monitored"
+CASES: Final = Path(__file__).parent / "alert_cases.yaml"
 NAME: Final = re.compile(r"\bpageray_[a-z0-9_]+")
 
 
@@ -66,6 +67,45 @@ def test_promtool_takes_the_rules(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(spec))
     subprocess.run([str(shutil.which("promtool")), "check", "rules", str(file)], check=True)
+
+
+def alert_cases() -> dict[str, dict[str, Any]]:
+    cases: dict[str, dict[str, Any]] = yaml.safe_load(CASES.read_text())
+    return cases
+
+
+def test_every_alert_has_a_case() -> None:
+    assert [rule["alert"] for rule in rules()] == list(alert_cases())
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
+@pytest.mark.parametrize("alert", alert_cases())
+def test_an_alert_fires_when_it_should_and_then_alone(alert: str, tmp_path: Path) -> None:
+    case = alert_cases()[alert]
+    [rule] = [rule for rule in rules() if rule["alert"] == alert]
+    fired = [{"exp_labels": {**case["labels"], **rule["labels"]}}]
+    # What it says to whom it wakes is not told twice.
+    bare = {name: value for name, value in rule.items() if name != "annotations"}
+    (tmp_path / "rules.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "pageray", "rules": [bare]}]})
+    )
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [
+                {"series": name, "values": values} for name, values in case[state].items()
+            ],
+            "alert_rule_test": [
+                {"eval_time": "25m", "alertname": alert, "exp_alerts": expected},
+            ],
+        }
+        for state, expected in (("fires", fired), ("quiet", []))
+    ]
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": tests}))
+    command = [str(shutil.which("promtool")), "test", "rules", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(kustomize() is None, reason="renders with kustomize or kubectl")

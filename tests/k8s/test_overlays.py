@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
     kustomize() is None, reason="renders with kustomize or kubectl, and neither is here"
 )
 
+GRADUAL = "../../tests/k8s/gradual"
 RAY_PORTS = {6379, 8265, 10001, 52365}
 
 
@@ -151,6 +152,21 @@ def test_an_import_path_that_leads_nowhere_is_found() -> None:
     config["applications"][0]["import_path"] = "deployments.app:biuld"
     service["spec"]["serveConfigV2"] = yaml.safe_dump(config)
     assert "biuld" in str(serving_rules.problems_of(service))
+
+
+def test_upgrades_can_go_step_by_step_where_there_is_an_autoscaler() -> None:
+    service = ray_service(GRADUAL)
+    assert object_schema.problems_of(service) == []
+    assert operator_rules.problems_of(service) == []
+    service["spec"][CLUSTER]["enableInTreeAutoscaling"] = False
+    del service["spec"][CLUSTER]["autoscalerOptions"]
+    assert operator_rules.problems_of(service) == ["incremental upgrades need the autoscaler"]
+
+
+def test_a_step_that_is_more_than_the_surge_is_found() -> None:
+    service = ray_service(GRADUAL)
+    service["spec"]["upgradeStrategy"]["clusterUpgradeOptions"]["stepSizePercent"] = 60
+    assert operator_rules.problems_of(service) == ["stepSizePercent is more than maxSurgePercent"]
 
 
 def test_a_wrong_upgrade_strategy_is_found() -> None:
