@@ -102,7 +102,8 @@ def serve(options: ServeOptions) -> None:
             os.environ.setdefault(name, value)
         from deployments.launch import serve_until_interrupted  # noqa: PLC0415  see above
 
-        serve_until_interrupted(args, start, Console())
+        # Its file is fixed: at the end what Ray prints goes elsewhere.
+        serve_until_interrupted(args, start, Console(file=sys.stdout))
 
 
 @app.command()
@@ -163,11 +164,20 @@ def chat(
     model: Annotated[
         str | None, typer.Option("--model", help="Model to ask.", show_default="the first one")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            metavar="T",
+            help="0: the likeliest answer, which suits small models.",
+            show_default="the service's",
+        ),
+    ] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a served model in the terminal."""
     with open_client(url, api_key) as client:
-        run_chat(client, model, Console())
+        run_chat(client, model, Console(), temperature=temperature)
 
 
 @app.command()

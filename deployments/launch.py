@@ -1,13 +1,15 @@
 """Starts the application on a Ray cluster, says what happens, and stops what it started."""
 
+import io
 import logging
 import os
 import signal
+import socket
 import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import Any
 
 import httpx2
@@ -38,6 +40,8 @@ def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Cons
     Raises InvalidConfig with the root cause when the application does not come up.
     """
     started = time.monotonic()
+    if options.address is None:
+        _check_port(options)
     if not options.verbose:
         logging.getLogger(SERVE_LOGGER).setLevel(logging.ERROR)
     try:
@@ -46,6 +50,27 @@ def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Cons
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print("Stopped everything that was started here.")
+
+
+def _check_port(options: LaunchOptions) -> None:
+    """Refuse a port that cannot be had; what HAProxy says of it comes late and in pages."""
+    try:
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise InvalidConfig(
+            f"Nobody can listen at {options.host}, port {options.port}: {reason}.",
+            "Stop who listens there, or choose others with --port and --host.",
+        ) from None
+
+
+@contextmanager
+def _without_words_of_ray(options: LaunchOptions) -> Iterator[None]:
+    # It reports every call that was open when its actors ended, as if that were a failure.
+    with nullcontext() if options.verbose else redirect_stdout(io.StringIO()):
+        yield
 
 
 @contextmanager
@@ -69,7 +94,8 @@ def _ray(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[No
     try:
         yield
     finally:
-        ray.shutdown()
+        with _without_words_of_ray(options):
+            ray.shutdown()
 
 
 @contextmanager
@@ -85,7 +111,7 @@ def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Ite
         yield
     finally:
         console.print("Draining: streams finish, new requests are refused. Ctrl-C cuts them off.")
-        with _phase(console, "drain and stop"):
+        with _phase(console, "drain and stop"), _without_words_of_ray(options):
             if APP_NAME in serve.status().applications:
                 _drain(args.drain_timeout_s)
                 serve.delete(APP_NAME)
