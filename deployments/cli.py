@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from deployments.args import AppArgs
-from deployments.cli_batch import BatchOptions, refuse_taken_port
+from deployments.cli_batch import BatchOptions
 from deployments.cli_batch import batch as run_batch
 from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
@@ -96,7 +96,8 @@ def serve(options: ServeOptions) -> None:
     with _ready_for_ray(options, start) as args:
         from deployments.launch import serve_until_interrupted  # noqa: PLC0415  see there
 
-        serve_until_interrupted(args, start, Console())
+        # Its file is fixed: at the end what Ray prints goes elsewhere.
+        serve_until_interrupted(args, start, Console(file=sys.stdout))
 
 
 @app.command()
@@ -111,11 +112,10 @@ def batch(options: BatchOptions) -> None:
     @contextmanager
     def own_service() -> Iterator[str]:
         start = launch_options(options)
-        refuse_taken_port(start)
         with _ready_for_ray(options, start) as args:
-            from deployments.launch import serving_alone  # noqa: PLC0415  see there
+            from deployments.launch import serving  # noqa: PLC0415  see there
 
-            with serving_alone(args, start, Console()) as url:
+            with serving(args, start, Console()) as url:
                 yield url
 
     raise typer.Exit(run_batch(options, own_service))
@@ -179,11 +179,20 @@ def chat(
     model: Annotated[
         str | None, typer.Option("--model", help="Model to ask.", show_default="the first one")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            metavar="T",
+            help="0: the likeliest answer, which suits small models.",
+            show_default="the service's",
+        ),
+    ] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a served model in the terminal."""
     with open_client(url, api_key) as client:
-        run_chat(client, model, Console())
+        run_chat(client, model, Console(), temperature=temperature)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """`pageray batch`: its options, and what surrounds a run."""
 
-import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -17,7 +16,6 @@ from deployments.batch_progress import BatchProgress, BatchTally
 from deployments.cli_client import get_json, open_client
 from deployments.cli_engine_options import option
 from deployments.cli_options import ServeOptions
-from deployments.launch_options import LaunchOptions
 from engine.errors import InvalidConfig
 
 EXIT_FAILED_LINES = 1
@@ -83,17 +81,6 @@ def batch(options: BatchOptions, own_service: OwnService) -> int:
     except KeyboardInterrupt:
         console.print("Stopped. Run it again with the same files, and it goes on from here.")
         return EXIT_INTERRUPTED
-
-
-def refuse_taken_port(start: LaunchOptions) -> None:
-    """Another service there would get the batch. Raises InvalidConfig."""
-    host = "127.0.0.1" if start.host == "0.0.0.0" else start.host  # noqa: S104  any interface
-    with socket.socket() as probe:
-        if start.address is None and probe.connect_ex((host, start.port)) == 0:
-            raise InvalidConfig(
-                f"Somebody listens at port {start.port} already.",
-                "Name another with --port, or ask that service with --url.",
-            )
 
 
 def _run(

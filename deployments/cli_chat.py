@@ -20,9 +20,10 @@ def chat(
     model: str | None,
     console: Console,
     read_line: Callable[[str], str] = input,
+    temperature: float | None = None,
 ) -> None:
     """Talk until Ctrl-D. Ctrl-C stops the answer that is being written."""
-    conversation = Conversation(client, model or served_model(client))
+    conversation = Conversation(client, model or served_model(client), temperature)
     console.print(
         f"[bold]{conversation.model}[/] at {client.base_url}\n"
         "Ctrl-C stops an answer, Ctrl-D leaves.\n",
@@ -66,8 +67,9 @@ def served_model(client: httpx2.Client) -> str:
 class Conversation:
     """The messages so far. An answer that was cut short stays as far as it came."""
 
-    def __init__(self, client: httpx2.Client, model: str) -> None:
+    def __init__(self, client: httpx2.Client, model: str, temperature: float | None = None) -> None:
         self.model = model
+        self._settings = {} if temperature is None else {"temperature": temperature}
         self.messages: list[dict[str, str]] = []
         self._client = client
 
@@ -84,7 +86,7 @@ class Conversation:
                 self.messages = [*messages, {"role": "assistant", "content": answer}]
 
     def _stream(self, messages: list[dict[str, str]]) -> Iterator[str]:
-        body = {"model": self.model, "messages": messages, "stream": True}
+        body = {"model": self.model, "messages": messages, "stream": True, **self._settings}
         with (
             explained(self._client),
             self._client.stream("POST", "/v1/chat/completions", json=body) as response,

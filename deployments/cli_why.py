@@ -11,7 +11,7 @@ from rich.text import Text
 from deployments.cli_client import get_json
 
 MEANINGS = {
-    "only": "no other replica had room",
+    "only": "the only replica with room",
     "prefix": "lowest cost, and some of the prompt was cached there",
     "session": "lowest cost, because the last turn of its session was there",
     "cost": "lowest cost",
@@ -41,7 +41,7 @@ def render_why(why: dict[str, Any]) -> RenderableType:
             Text(
                 f"{decision.get('request_id', '?')}: {MEANINGS.get(reason, reason)} "
                 f"({decision.get('num_prompt_tokens', '?')} prompt tokens, "
-                f"{decision.get('num_considered', '?')} replicas compared)"
+                f"replicas compared: {decision.get('num_considered', '?')})"
             )
         )
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))

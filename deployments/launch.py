@@ -1,66 +1,88 @@
 """Starts the application on a Ray cluster, says what happens, and stops what it started."""
 
+import io
 import logging
 import os
 import signal
-import textwrap
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import Any
 
 import httpx2
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig, ProxyStatus
 from rich.console import Console
 
-from cluster.engine_description import EngineDescription
 from deployments.app import build, num_cpus_needed
-from deployments.args import AppArgs, ModelArgs
+from deployments.args import AppArgs
+from deployments.drain import drain
+from deployments.greeting import greet, url_of
 from deployments.launch_options import LaunchOptions, LogFormat
-from deployments.serve_peers import FRONTEND
+from deployments.serve_peers import APP_NAME
+from deployments.start_progress import told_what_it_waits_for
 from engine.errors import InvalidConfig
 
-APP_NAME = "pageray"
 SERVE_LOGGER = "ray.serve"
 HTTP_TIMEOUT_S = 60.0
-DRAIN_LOOK_S = 0.2
-DRAIN_ANSWER_S = 5.0
 
 
 def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Console) -> None:
     """Serve until SIGINT or SIGTERM, then drain and stop everything that was started.
 
-    Raises InvalidConfig with the root cause when the application does not come up.
+    Raises InvalidConfig as `serving` does.
     """
     started = time.monotonic()
     try:
-        with _ray(args, options, console), _application(args, options, console):
-            _greet(args, options, console, time.monotonic() - started)
+        with serving(args, options, console):
+            greet(args, url_of(options), console, time.monotonic() - started)
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print("Stopped everything that was started here.")
 
 
 @contextmanager
-def serving_alone(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[str]:
+def serving(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[str]:
     """Serve, and yield the URL for clients on this machine; then drain and stop everything.
 
-    Raises InvalidConfig as above, and on a cluster that serves something already: to stop Serve
-    at the end would stop that, too.
+    Raises InvalidConfig with the root cause when the application does not come up, and on a cluster
+    that serves something already: it would be replaced, and stopped in the end.
     """
+    if options.address is None:
+        _check_port(options)
     with _ray(args, options, console):
         if serve.status().applications:
             raise InvalidConfig(
                 f"The cluster at {options.address} serves something already.",
-                "Ask it with --url, or stop that first: serve shutdown.",
+                "Ask that one, change it with `serve deploy`, or stop it first: `serve shutdown`.",
             )
         with _application(args, options, console):
-            yield _url(options) if options.address is None else _cluster_url(options)
+            yield url_of(options) if options.address is None else _cluster_url(options)
+
+
+def _check_port(options: LaunchOptions) -> None:
+    """Refuse a port that cannot be had; what HAProxy says of it comes late and in pages."""
+    try:
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise InvalidConfig(
+            f"Nobody can listen at {options.host}, port {options.port}: {reason}.",
+            "Stop who listens there, or choose others with --port and --host.",
+        ) from None
+
+
+@contextmanager
+def _without_words_of_ray(options: LaunchOptions) -> Iterator[None]:
+    # It reports every call that was open when its actors ended, as if that were a failure.
+    with nullcontext() if options.verbose else redirect_stdout(io.StringIO()):
+        yield
 
 
 @contextmanager
@@ -86,7 +108,8 @@ def _ray(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[No
     try:
         yield
     finally:
-        ray.shutdown()
+        with _without_words_of_ray(options):
+            ray.shutdown()
 
 
 @contextmanager
@@ -95,50 +118,25 @@ def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Ite
         serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
     try:
         with _phase(console, "start engine and frontend"):
-            _deploy(args, options.log_format)
+            _deploy(args, options.log_format, console)
         if options.address is None:  # a joined cluster may have no proxy on this machine
             with _phase(console, "open the port"):
-                _wait_for_http(_url(options))
+                _wait_for_http(url_of(options))
         yield
     finally:
         console.print("Draining: streams finish, new requests are refused. Ctrl-C cuts them off.")
-        with _phase(console, "drain and stop"):
+        with _phase(console, "drain and stop"), _without_words_of_ray(options):
             if APP_NAME in serve.status().applications:
-                _drain(args.drain_timeout_s)
+                drain(APP_NAME, args.drain_timeout_s)
                 serve.delete(APP_NAME)
             serve.shutdown()
 
 
-def _drain(timeout_s: float) -> None:
-    """Let the frontends answer what they have; Serve alone would stop the replicas beside them."""
-    deadline = time.monotonic() + timeout_s
-    frontends = serve.get_deployment_handle(FRONTEND, APP_NAME)
-    frontends._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
-    with suppress(RayError, RuntimeError):  # none is left to ask
-        with suppress(KeyboardInterrupt):  # the second one cuts off
-            while time.monotonic() < deadline and _close(frontends):
-                time.sleep(DRAIN_LOOK_S)
-        _close(frontends, turn_out=True)
-
-
-def _close(frontends: Any, *, turn_out: bool = False) -> bool:
-    """Let the frontends close; return whether anybody is still inside. Raises RayError."""
-    try:
-        # A handle knows of nobody before it has led a call to somebody.
-        frontends.close.remote().result(timeout_s=DRAIN_ANSWER_S)
-        answers = frontends.broadcast("close", turn_out=turn_out).results(
-            timeout_s=DRAIN_ANSWER_S, return_exceptions=True
-        )
-    except TimeoutError:
-        return True
-    # One that does not answer may be busy with those who are inside; one that died is not.
-    return any(answer != 0 and not isinstance(answer, RayActorError) for answer in answers)
-
-
-def _deploy(args: AppArgs, log_format: LogFormat) -> None:
+def _deploy(args: AppArgs, log_format: LogFormat, console: Console) -> None:
     logging_config = LoggingConfig.model_validate(log_format.settings())
     try:
-        serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=logging_config)
+        with told_what_it_waits_for(APP_NAME, console):
+            serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=logging_config)
     except RuntimeError as error:
         application = serve.status().applications.get(APP_NAME)
         reports = [str(error)]
@@ -167,38 +165,6 @@ def _root_cause(reports: list[str]) -> str:
     lines = [line.strip() for report in reports for line in report.splitlines() if line.strip()]
     named = [i for i, line in enumerate(lines) if line.startswith("engine.errors.")]
     return " ".join(lines[named[-1] : named[-1] + 2]) if named else "\n".join(lines[-12:])
-
-
-def _greet(args: AppArgs, options: LaunchOptions, console: Console, elapsed_s: float) -> None:
-    for model in args.models:
-        if len(args.models) > 1:
-            console.print(f"  {model.model_name}", highlight=False, markup=False)
-        _describe(model, console)
-    url = _url(options)
-    names = [model.model_name for model in args.models]
-    console.print(
-        f"\n[bold green]Ready[/] after {elapsed_s:.1f} s: {', '.join(names)} at {url}\n\n"
-        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
-        f'{{"model": "{names[0]}", "temperature": 0, "messages": '
-        '[{"role": "user", "content": "What is the capital of France?"}]}\'\n\n'
-        "Ctrl-C drains and stops.",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _describe(model: ModelArgs, console: Console) -> None:
-    handle = serve.get_deployment_handle(model.deployment_name, APP_NAME)
-    handle._init(_run_router_in_separate_loop=True)  # the driver has no event loop of its own
-    description = EngineDescription(**handle.describe.remote().result())
-    for name, seconds in description.phase_times_s.items():
-        console.print(f"    {name:<24}{seconds:6.1f} s", highlight=False)
-    console.print(textwrap.indent(description.memory_plan, "    "), highlight=False)
-
-
-def _url(options: LaunchOptions) -> str:
-    host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
-    return f"http://{host}:{options.port}"
 
 
 def _cluster_url(options: LaunchOptions) -> str:

@@ -9,8 +9,9 @@ from ray.serve.exceptions import RayServeException
 from deployments.metrics import OwnFamilies
 from deployments.peers import Decisions
 
+APP_NAME: Final = "pageray"
 FRONTEND: Final = "Frontend"
-"""Name of the deployment."""
+"""Names of the application and of the deployment."""
 TIMEOUT_S: Final = 5.0
 
 

@@ -30,6 +30,7 @@ from engine.config import Preset
 from engine.errors import InvalidConfig
 
 ALL_POLICIES = "all"
+MAX_WIDTH = 1000
 HEADINGS = (
     *("goodput", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "cached", "failed"),
     *("replica-s", "turns"),
@@ -58,7 +59,10 @@ def run_simulation(options: SimulateOptions) -> None:
     if options.as_json:
         typer.echo(json.dumps(as_json(runs), indent=2))
     else:
-        Console().print(_table(runs))
+        # Wider than many terminals: a line that they break is whole, a cell that is cut is not.
+        table = _table(runs)
+        needed = Console(width=MAX_WIDTH).measure(table).maximum
+        Console(width=max(Console().width, needed)).print(table)
 
 
 def shaped(
@@ -173,7 +177,7 @@ def _table(runs: Mapping[str, Sequence[Summary]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("policy", no_wrap=True)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, summaries in runs.items():
         summary = summaries[0] if len(summaries) == 1 else combined(summaries)
         ttft, tpot = summary.ttft_s, summary.tpot_s

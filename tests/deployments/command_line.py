@@ -35,9 +35,7 @@ class Launches:
             raise self.error
 
     @contextmanager
-    def serving_alone(
-        self, args: AppArgs, options: LaunchOptions, console: object
-    ) -> Iterator[str]:
+    def serving(self, args: AppArgs, options: LaunchOptions, console: object) -> Iterator[str]:
         self.serve_until_interrupted(args, options, console)
         yield self.url
 

@@ -89,7 +89,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     launches = Launches()
     launch = SimpleNamespace(
         serve_until_interrupted=launches.serve_until_interrupted,
-        serving_alone=launches.serving_alone,
+        serving=launches.serving,
     )
     monkeypatch.setitem(sys.modules, "deployments.launch", launch)
     monkeypatch.setitem(sys.modules, "deployments.cli_pull", SimpleNamespace(pull=launches.pull))

@@ -37,10 +37,15 @@ class Talk:
         self._handle = handle
         self._shown = io.StringIO()
 
-    def run(self, read_line: Callable[[str], str], model: str | None = None) -> str:
+    def run(
+        self,
+        read_line: Callable[[str], str],
+        model: str | None = None,
+        temperature: float | None = None,
+    ) -> str:
         transport = httpx2.MockTransport(self._answer)
         with httpx2.Client(base_url="http://there", transport=transport) as client:
-            chat(client, model, Console(file=self._shown, width=200), read_line)
+            chat(client, model, Console(file=self._shown, width=200), read_line, temperature)
         return self._shown.getvalue()
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
@@ -78,6 +83,13 @@ def test_named_model_is_asked() -> None:
     talk = Talk(lambda _: httpx2.Response(200, content=events("yes")))
     talk.run(typed("Here?"), model="mine")
     assert talk.bodies[0]["model"] == "mine"
+    assert "temperature" not in talk.bodies[0], "that is the service's matter"
+
+
+def test_a_temperature_is_asked_for() -> None:
+    talk = Talk(lambda _: httpx2.Response(200, content=events("yes")))
+    talk.run(typed("Here?"), temperature=0.0)
+    assert talk.bodies[0]["temperature"] == 0
 
 
 class Interrupted(httpx2.SyncByteStream):

@@ -1,6 +1,7 @@
-"""What a service of a batch's own must not do to others."""
+"""What a start refuses before it starts anything."""
 
 import io
+import socket
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -29,5 +30,20 @@ def test_a_cluster_that_serves_something_is_left_alone(monkeypatch: pytest.Monke
     options = LaunchOptions(address="10.0.0.1:6379")
     console = Console(file=io.StringIO())
     with pytest.raises(InvalidConfig, match="serves something already"):
-        launch.serving_alone(AppArgs(), options, console).__enter__()
+        launch.serving(AppArgs(), options, console).__enter__()
     assert not started
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])  # noqa: S104  any address
+def test_a_port_that_is_taken_is_refused_at_once(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = LaunchOptions(host=host, port=taken.getsockname()[1])
+        with pytest.raises(InvalidConfig, match=f"port {options.port}: ") as error:
+            launch.serve_until_interrupted(AppArgs(), options, Console(file=io.StringIO()))
+    assert "--port" in error.value.fix
+
+
+def test_a_host_that_is_not_here_is_refused_at_once() -> None:
+    options = LaunchOptions(host="192.0.2.77", port=8000)
+    with pytest.raises(InvalidConfig, match=r"192\.0\.2\.77"):
+        launch.serve_until_interrupted(AppArgs(), options, Console(file=io.StringIO()))

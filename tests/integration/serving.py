@@ -171,6 +171,8 @@ class Serving:
                 process.kill()
             shutil.rmtree(self.folder)
         assert not alive, f"left behind: {alive}\n{self.log.read_text()}"
+        ending = self.log.read_text().partition("Draining: ")[2]
+        assert "(raylet)" not in ending, f"words of Ray at the end: {ending}"
 
 
 def _title(process: psutil.Process) -> str:

@@ -2,6 +2,12 @@
 
 import asyncio
 import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -10,6 +16,7 @@ import pytest
 from tests.benchmarks.load import run_load
 from tests.benchmarks.workload import Ask
 from tests.integration.serving import Serving, wait_until
+from tests.readme.document import readme
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,6 +88,67 @@ def test_disconnect_gives_the_blocks_back(smollm2_serving: Serving) -> None:
         next(stream.iter_lines())
         wait_until(lambda: smollm2_serving.num_used_blocks() > 0, 10, "request runs")
     wait_until(lambda: smollm2_serving.num_used_blocks() == 0, 2, "blocks back")
+
+
+def of_readme(text: str, serving: Serving) -> str:
+    """What README has to copy, for this service in place of the default address."""
+    assert "http://localhost:8000" in text
+    return text.replace("http://localhost:8000", serving.url)
+
+
+def run(*command: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def pageray(serving: Serving, name: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "deployments.cli", name, "--url", serving.url, *words]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+def test_first_request_of_the_readme(smollm2_serving: Serving) -> None:
+    [block] = [each.text for each in readme().blocks if each.text.startswith("curl ")]
+    answer = json.loads(run("/bin/sh", "-ec", of_readme(block, smollm2_serving)))
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+
+
+def test_openai_client_of_the_readme(smollm2_serving: Serving) -> None:
+    code = of_readme(readme().block("python", "OpenAI"), smollm2_serving)
+    assert "Paris" in run(sys.executable, "-c", code)
+
+
+def test_status_in_the_terminal(smollm2_serving: Serving) -> None:
+    request_id = chat(smollm2_serving).json()["id"]
+    assert "smollm2: 1 replica" in run(*pageray(smollm2_serving, "status"))
+    assert request_id in run(*pageray(smollm2_serving, "status", "--why", request_id))
+
+
+def test_status_is_watched(smollm2_serving: Serving) -> None:
+    # Without a terminal there would be nothing before the end.
+    ours, terminal = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        watching = subprocess.Popen(
+            pageray(smollm2_serving, "status", "--watch"), stdout=terminal, stderr=terminal
+        )
+        os.close(terminal)
+        try:
+            seen = b""
+            while b": 1 replica" not in seen:
+                assert select.select([screen], [], [], 30)[0], seen
+                seen += screen.read(1 << 16)
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(30) == 0
+        finally:
+            watching.kill()
+            watching.wait()
+
+
+def test_chat_in_the_terminal(smollm2_serving: Serving) -> None:
+    words = pageray(smollm2_serving, "chat", "--temperature", "0")
+    assert "Paris" in run(*words, stdin="What is the capital of France?\n")
 
 
 def test_killed_rank_is_rebuilt_and_all_that_it_had_goes_on(smollm2_serving: Serving) -> None:
