@@ -116,18 +116,24 @@ def _ray(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[No
 def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[None]:
     with _phase(console, "start Ray Serve"):
         serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+    is_up = False  # before that there is nobody to drain
     try:
         with _phase(console, "start engine and frontend"):
             _deploy(args, options.log_format, console)
+        is_up = True
         if options.address is None:  # a joined cluster may have no proxy on this machine
             with _phase(console, "open the port"):
                 _wait_for_http(url_of(options))
         yield
     finally:
-        console.print("Draining: streams finish, new requests are refused. Ctrl-C cuts them off.")
+        if is_up:
+            console.print(
+                "Draining: streams finish, new requests are refused. Ctrl-C cuts them off."
+            )
         with _phase(console, "drain and stop"), _without_words_of_ray(options):
             if APP_NAME in serve.status().applications:
-                drain(APP_NAME, args.drain_timeout_s)
+                if is_up:
+                    drain(APP_NAME, args.drain_timeout_s)
                 serve.delete(APP_NAME)
             serve.shutdown()
 

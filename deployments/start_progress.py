@@ -35,4 +35,6 @@ def _watch(app_name: str, console: Console, is_over: threading.Event) -> None:
             for name, status in deployments.items():
                 if status.message and name not in told:
                     told.add(name)
-                    console.print(f"  {status.message}", highlight=False, markup=False)
+                    console.print(
+                        f"  {status.message}", highlight=False, markup=False, soft_wrap=True
+                    )
