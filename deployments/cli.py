@@ -5,7 +5,6 @@ Imports neither Ray nor torch by itself: help, errors and the client commands co
 
 import importlib.metadata
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from deployments.cli_chat import chat as run_chat
 from deployments.cli_client import open_client
 from deployments.cli_node_env import node_environment
 from deployments.cli_options import PlanOptions, ServeOptions, takes_options
+from deployments.cli_ray_environment import ray_environment, socket_base
 from deployments.cli_serve_config import serve_config
 from deployments.cli_settings import (
     app_args,
@@ -35,7 +35,6 @@ from deployments.cli_simulate import simulate
 from deployments.cli_status import fetch_status, render_status, watch_status
 from deployments.cli_why import fetch_why, render_why
 from deployments.launch_options import LaunchOptions
-from deployments.serve_environment import haproxy_environment, serve_environment
 from engine.errors import InvalidConfig, PageRayError
 
 EXIT_FAILURE = 2
@@ -241,8 +240,8 @@ def _ready_for_ray(options: ServeOptions, start: LaunchOptions) -> Iterator[AppA
         for model in args.models:
             _pull(model.model, args.cache_dir, needs_weights=model.needs_weights)
     # Ray reads its environment when it is imported, so that comes only inside of this.
-    with tempfile.TemporaryDirectory(prefix="pageray-", dir=_socket_base()) as folder:
-        for name, value in _ray_environment(args, start, Path(folder)).items():
+    with tempfile.TemporaryDirectory(prefix="pageray-", dir=socket_base()) as folder:
+        for name, value in ray_environment(start, Path(folder)).items():
             os.environ.setdefault(name, value)
         yield args
 
@@ -263,29 +262,6 @@ def _pull(
         needs_weights=needs_weights,
         checks_digests=checks_digests,
     )
-
-
-def _ray_environment(args: AppArgs, start: LaunchOptions, folder: Path) -> dict[str, str]:
-    environment = serve_environment()
-    if start.address is None:
-        environment |= haproxy_environment(folder, *_free_ports(3))
-    return environment
-
-
-def _socket_base() -> str | None:
-    # HAProxy's sockets lie two levels below, under a name of 56 characters, and the path of a
-    # socket may have 97: a long TMPDIR would not do.
-    base = tempfile.gettempdir()
-    return "/tmp" if len(base) > len("/tmp") + 6 and Path("/tmp").is_dir() else None  # noqa: S108
-
-
-def _free_ports(count: int) -> list[int]:
-    # All are held until the last is found, so that no two are the same.
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _refuse_foreign_kernels() -> None:

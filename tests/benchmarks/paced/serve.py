@@ -11,6 +11,7 @@ from rich.console import Console
 from cluster.policy_name import DEFAULT_POLICY
 from deployments import cli
 from deployments.args import AppArgs
+from deployments.cli_ray_environment import ray_environment
 from deployments.launch_options import LaunchOptions
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +41,7 @@ def main() -> None:
     start = LaunchOptions(host="127.0.0.1", port=options.port)
     os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that Ray starts
     with tempfile.TemporaryDirectory(prefix="pageray-", dir="/tmp") as folder:
-        os.environ.update(cli._ray_environment(args, start, Path(folder)))
+        os.environ.update(ray_environment(start, Path(folder)))
         # Ray reads its environment when it is imported, so these come only now.
         import deployments.app
         from deployments.launch import serve_until_interrupted
