@@ -24,7 +24,7 @@ class AttemptTimes:
     """When that token came here."""
     ended_s: float | None = None
     loss: str | None = None
-    """Why another try has to follow, if one has to."""
+    """Why it was to no avail, if it was."""
 
     def place(self, replica_id: str | None) -> None:
         """It has its replica."""
@@ -35,9 +35,9 @@ class AttemptTimes:
         if output.start is not None and self.start is None:
             self.start, self.first_token_s = output.start, time.monotonic()
 
-    def end(self, loss: str | None = None) -> None:
-        """It is over; `loss` says why it is to no avail."""
-        self.ended_s, self.loss = time.monotonic(), loss
+    def end(self) -> None:
+        """It is over."""
+        self.ended_s = time.monotonic()
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ an answer, or only that there was no room or a fault, is left out when the batch
 
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
@@ -54,7 +55,7 @@ class BatchOutput:
 
         Raises InvalidConfig for a file of something else, or that another run writes to.
         """
-        self.path = path
+        self.path = path.resolve()
         self.answered: set[str] = set()
         """Ids that need not be asked again."""
         self.num_failed = 0
@@ -129,6 +130,7 @@ class BatchOutput:
             )
             file.flush()
             os.fsync(file.fileno())
+        shutil.copymode(self.path, fresh)
         fresh.replace(self.path)
         self._file.close()
         self._file = _open(self.path)

@@ -20,7 +20,7 @@ from engine.errors import InvalidConfig
 
 EXIT_FAILED_LINES = 1
 EXIT_INTERRUPTED = 130
-FOR_CLIENTS = ("api_key", "address", "config")
+FOR_CLIENTS = ("api_key", "admin_key", "address", "config")
 """Options of `serve` that are no reason to refuse --url: a key, or set by the environment."""
 
 OwnService = Callable[[], AbstractContextManager[str]]
@@ -119,7 +119,8 @@ def _run(
 
 
 def _check(options: BatchOptions) -> None:
-    if options.output.exists() and options.output.samefile(options.input):
+    both = options.input, options.output
+    if all(path.exists() for path in both) and options.output.samefile(options.input):
         raise InvalidConfig(
             f"{options.input} is both input and output.", "Name another file for the answers."
         )

@@ -193,7 +193,15 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
 def _api_keys(options: ServeOptions) -> tuple[ApiKey, ...]:
     keys = tuple(ApiKey.of(key) for key in options.api_key or ())
     keys += tuple(ApiKey.of(key, admin=True) for key in options.admin_key or ())
-    return keys if options.api_keys_file is None else keys + read_key_file(options.api_keys_file)
+    if options.api_keys_file is None:
+        return keys
+    keys += read_key_file(options.api_keys_file)
+    if all(key.admin for key in keys):
+        raise InvalidConfig(
+            f"{options.api_keys_file} has keys of admins alone, so anybody could generate.",
+            "Add a client's key; if that is meant, give the admin's with --admin-key.",
+        )
+    return keys
 
 
 def _model(options: ServeOptions) -> str:

@@ -85,8 +85,8 @@ def build_http_app(
         Middleware(ErrorMiddleware, on_error=count_error),
         Middleware(ApiKeyMiddleware, api_keys=settings.api_keys),
     ]
-    if tracer is not None:
-        middleware.insert(0, Middleware(TraceMiddleware, tracer=tracer, paths=GENERATING_PATHS))
+    if tracer is not None:  # innermost: who has no key says nothing of what is traced
+        middleware.append(Middleware(TraceMiddleware, tracer=tracer, paths=GENERATING_PATHS))
     if settings.echo_request_id:
         middleware.insert(0, Middleware(RequestIdMiddleware))
     app = Starlette(

@@ -28,6 +28,7 @@ from deployments.start_progress import told_what_it_waits_for
 from engine.errors import InvalidConfig
 
 SERVE_LOGGER = "ray.serve"
+EVERYWHERE = "0.0.0.0"  # noqa: S104  every interface
 HTTP_TIMEOUT_S = 60.0
 
 
@@ -38,8 +39,8 @@ def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Cons
     """
     started = time.monotonic()
     try:
-        with serving(args, options, console):
-            greet(args, url_of(options), console, time.monotonic() - started)
+        with serving(args, options, console) as url:
+            greet(args, url, console, time.monotonic() - started)
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print("Stopped everything that was started here.")
@@ -175,13 +176,15 @@ def _root_cause(reports: list[str]) -> str:
 
 def _cluster_url(options: LaunchOptions) -> str:
     """Of a proxy on a cluster that was joined: on this machine if there is one, else anywhere."""
+    if options.host != EVERYWHERE:
+        return url_of(options)  # each node listens there, or none that has no such address
     here = ray.get_runtime_context().get_node_id()
-    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
     deadline = time.monotonic() + HTTP_TIMEOUT_S
     while time.monotonic() < deadline:
         proxies = serve.status().proxies
         healthy = [node for node, state in proxies.items() if state is ProxyStatus.HEALTHY]
         if healthy:
+            addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
             url = f"http://{addresses[here if here in healthy else min(healthy)]}:{options.port}"
             _wait_for_http(url)
             return url

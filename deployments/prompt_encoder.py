@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from deployments.chat_messages import TEXTS, read_messages
 from deployments.chat_schema import ChatPromptFields
@@ -44,8 +46,11 @@ class PromptEncoder:
     async def encode_chat(self, fields: ChatPromptFields) -> list[int]:
         """Token ids of a rendered chat. Raises PromptTooLong, InvalidRequest."""
         messages = read_messages(fields.messages, self._max_model_len)
-        num_chars = sum(len(message["content"]) for message in messages)
+        texts = [message[name] for message in messages for name in TEXTS & message.keys()]
+        num_chars = sum(map(len, texts))
         self._check_num_chars(num_chars, "messages")
+        template_kwargs = fields.chat_template_kwargs
+        num_chars += len(msgspec.json.encode(template_kwargs))
         special = self._tokenizer.special_tokens
 
         def encode() -> list[int]:
@@ -56,16 +61,12 @@ class PromptEncoder:
             text = self._tokenizer.render_chat(
                 guarded,
                 add_generation_prompt=fields.wants_generation_prompt,
-                template_kwargs=fields.chat_template_kwargs,
+                template_kwargs=_guarded(template_kwargs, special.guard),
             )
             if fields.continue_final_message:
                 text = _cut_after(text, guarded[-1]["content"])
             self._check_num_chars(len(text), "messages")
-            first, *rest = special.parts(text)
-            token_ids = self._tokenizer.encode(first, fields.add_special_tokens)
-            for part in rest:
-                token_ids += self._tokenizer.encode(part, add_special_tokens=False)
-            return token_ids
+            return self._tokenizer.encode_parts(special.parts(text), fields.add_special_tokens)
 
         return await _run(encode, num_chars)
 
@@ -104,6 +105,18 @@ async def _run(encode: Callable[[], ResultT], num_chars: int) -> ResultT:
     if num_chars > LONG_TEXT_CHARS:
         return await asyncio.to_thread(encode)
     return encode()
+
+
+def _guarded(value: Any, guard: Callable[[str], str]) -> Any:
+    """A JSON value whose texts are guarded, keys aside."""
+    match value:
+        case str():
+            return guard(value)
+        case list():
+            return [_guarded(item, guard) for item in value]
+        case dict():
+            return {name: _guarded(item, guard) for name, item in value.items()}
+    return value
 
 
 def _cut_after(rendered: str, content: str) -> str:

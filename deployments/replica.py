@@ -68,11 +68,17 @@ class Replica:
         self._watch = asyncio.create_task(self._die_with_group())
         logger.info("serving; %s", description.phase_times_s)
         if trace_export is not None:
-            tracing = trace_export.open(_own_id())
-            tracer = tracing.get_tracer("pageray")
-            trace_start(tracer, args.model_name, description.phase_times_s, self._cold_start_s)
-            # What a supervisor does from now on is told by the frontends.
-            await asyncio.to_thread(tracing.shutdown)
+            # In a thread, and nobody waits for it: the receiver may be away.
+            self._tracing = asyncio.create_task(
+                asyncio.to_thread(
+                    trace_start,
+                    trace_export,
+                    _own_id(),
+                    args.model_name,
+                    description.phase_times_s,
+                    self._cold_start_s,
+                )
+            )
 
     async def generate(self, frontend_id: str, request: GenerateRequest) -> WireError | None:
         """Hand the request to the engine, unless its frontend has; return once it has ended, or

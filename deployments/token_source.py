@@ -137,11 +137,11 @@ class ServeTokenSource:
                                 trial.end()
                     raise lost("it ended the request before its last token")
                 except ReplicaLost as error:
-                    attempt.times.end(error.cause)
+                    attempt.times.loss = error.cause
                     logger.warning("%s: %s", attempt.id, error.cause)
                     self._lose(request, journal, error, attempt)
                 except EngineFull as error:
-                    attempt.times.end(error.cause)
+                    attempt.times.loss = error.cause
                     journal.refuse(error)
                     trial.end()
                     await asyncio.sleep(pause_s)
@@ -206,6 +206,7 @@ class ServeTokenSource:
                 yield event
         finally:
             del self._attempts[attempt.id]
+            attempt.times.end()
             if call is not None:
                 self._end(attempt, call, is_early=num_live > 0)
             self._admission.end(request, num_output_tokens)

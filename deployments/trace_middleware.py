@@ -5,12 +5,17 @@ deployments/request_trace.py.
 """
 
 from collections.abc import Collection
+from http import HTTPStatus
 from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.http_errors import status_of
+from engine.errors import PageRayError
 
 _SPAN: Final = "pageray.span"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -48,26 +53,37 @@ class TraceMiddleware:
         )
         scope[_SPAN] = span
         status: int | None = None
+        is_complete = False
 
         async def watch(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_complete
+            await send(message)
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            elif not message.get("more_body", False):
+                is_complete = True
 
         try:
             await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            raise
+        except PageRayError as error:
+            status, is_complete = status_of(error), True
+            raise
+        except Exception:
+            status, is_complete = HTTPStatus.INTERNAL_SERVER_ERROR, True
+            raise
         finally:
-            _end(span, status)
+            _end(span, status, is_complete=is_complete)
 
 
-def _end(span: Span, status: int | None) -> None:
-    if status is None:
-        span.set_attribute("error.type", "client_disconnected")
-        span.set_status(StatusCode.ERROR, "the client left before its answer began")
-    else:
+def _end(span: Span, status: int | None, *, is_complete: bool) -> None:
+    if status is not None:
         span.set_attribute("http.response.status_code", status)
-        if status >= 500:
-            span.set_attribute("error.type", str(status))
-            span.set_status(StatusCode.ERROR)
+    if not is_complete:
+        span.set_attribute("error.type", "client_disconnected")
+        span.set_status(StatusCode.ERROR, "the client left before its answer was complete")
+    elif status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.set_attribute("error.type", str(status))
+        span.set_status(StatusCode.ERROR)
     span.end()

@@ -41,10 +41,10 @@ class ChatTemplate:
     ) -> str:
         """Return the text of a conversation. Raises InvalidRequest when the template refuses."""
         variables = {
-            **self._special_tokens,
             "tools": None,
             "documents": None,
             **template_kwargs,
+            **self._special_tokens,
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
         }

@@ -4,7 +4,8 @@ A chat template writes special tokens such as `<|im_end|>` as text, and the toke
 there, wherever they stand: a client that sends them in a message could end its turn and speak for
 the system. So messages are guarded before they are rendered: where one spells a special token, a
 sign goes in between, at which the rendered text is cut before it becomes tokens. The parts spell
-nothing special, and together they are the text as it was.
+nothing special, and together they are the text as it was; tokenizers that put a space before every
+text put one before each part.
 """
 
 import re

@@ -81,13 +81,21 @@ class Tokenizer:
 
         A rendered chat already holds its special tokens: encode it with False.
         """
+        return self.encode_parts([text], add_special_tokens)
+
+    def encode_parts(self, texts: list[str], add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of a text in parts, no token across two of them.
+
+        A begin token comes before the first one alone. Raises InvalidRequest.
+        """
         try:
             # Other than `encode`, the batch form lets go of the interpreter lock: a long text in
             # a thread of its own stalls nobody.
-            [encoding] = self._backend.encode_batch_fast(
-                [text], add_special_tokens=add_special_tokens
+            [first] = self._backend.encode_batch_fast(
+                texts[:1], add_special_tokens=add_special_tokens
             )
-            return encoding.ids
+            rest = self._backend.encode_batch_fast(texts[1:], add_special_tokens=False)
+            return first.ids + [token_id for encoding in rest for token_id in encoding.ids]
         except TypeError as error:  # half a surrogate pair, which JSON can spell
             raise InvalidRequest(
                 "The text holds characters that Unicode does not have.", "Send valid UTF-8."

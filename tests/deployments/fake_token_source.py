@@ -84,7 +84,9 @@ class FakeTokenSource:
         self.num_open += 1
         complete = False
         for loss in self.losses:
-            _begin_attempt(times).end(loss)
+            lost = _begin_attempt(times)
+            lost.end()
+            lost.loss = loss
         attempt = _begin_attempt(times)
         try:
             num_outputs = 0
@@ -103,6 +105,7 @@ class FakeTokenSource:
             complete = True
         finally:
             self.num_open -= 1
+            attempt.end()
             self.num_closed_early += not complete
 
     async def _interrupt(self, num_outputs: int) -> None:

@@ -84,6 +84,17 @@ def test_config_prints_digests_and_tenants_of_the_file_and_no_key(
     assert args.api_keys == (ApiKey.of("sk-secret-3"), *KEYS)
 
 
+def test_a_file_with_admins_alone_is_refused_for_it_closes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, "[{key: sk-secret-1, tenant: ops, admin: true}]")
+    monkeypatch.setattr(sys, "argv", ["pageray", "config", "--api-keys-file", str(file)])
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    assert ending.value.code == 2
+    assert "anybody could generate" in capsys.readouterr().err
+
+
 def test_key_of_the_file_that_is_given_as_an_option_too_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

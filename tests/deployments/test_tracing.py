@@ -1,5 +1,6 @@
 """What a trace of a request holds, and whose trace it is."""
 
+import asyncio
 import itertools
 import json
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from starlette.applications import Starlette
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.served_model import ServedModel
-from deployments.start_trace import trace_start
+from deployments.start_trace import write_start
+from deployments.tenant import ApiKey
 from engine.errors import InvalidRequest, ReplicaLost
 from engine.output import StartTimes
 from engine.tokenizer import Tokenizer
-from tests.deployments.asgi_client import call
+from tests.deployments.asgi_client import AsgiCall, call
 from tests.deployments.fake_token_source import FakeTokenSource
 
 CHAT = "/v1/chat/completions"
@@ -44,10 +46,10 @@ class Traced:
     def post(
         self, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> list[ReadableSpan]:
-        """Ask; return the spans in order of their beginnings."""
+        """Ask; return the span of the request, then those below it as they were written."""
         call(self.app, CHAT, body=json.dumps(body).encode(), headers=dict(headers or {}))
         spans = self.exporter.get_finished_spans()
-        return sorted(spans, key=lambda span: (span.start_time or 0, -(span.end_time or 0)))
+        return [*spans[-1:], *spans[:-1]]
 
 
 @pytest.fixture
@@ -168,7 +170,8 @@ def test_what_does_not_generate_is_not_traced(traced: Traced) -> None:
 
 
 def test_a_start_is_traced_phase_by_phase(traced: Traced) -> None:
-    trace_start(traced.tracer, "tiny", {"find model": 0.5, "load weights": 2.0}, elapsed_s=4.0)
+    phase_times_s = {"find model": 0.5, "load weights": 2.0}
+    write_start(traced.tracer, "tiny", phase_times_s, elapsed_s=4.0, ended_ns=10**18)
     *phases, root = traced.exporter.get_finished_spans()
     assert root.name == "start tiny"
     assert [(span.name, round(seconds(span), 6)) for span in phases] == [
@@ -178,3 +181,34 @@ def test_a_start_is_traced_phase_by_phase(traced: Traced) -> None:
     ]
     assert phases[0].start_time == root.start_time
     assert all(a.end_time == b.start_time for a, b in itertools.pairwise(phases))
+
+
+def test_who_leaves_in_the_middle_of_a_stream_is_told(traced: Traced) -> None:
+    traced.source.pause_after = 2
+
+    async def leave() -> None:
+        asked = AsgiCall(traced.app, CHAT, {**BODY, "stream": True})
+        running = asyncio.create_task(asked.run())
+        await traced.source.paused.wait()
+        asked.hang_up()
+        await running
+
+    asyncio.run(leave())
+    root = traced.exporter.get_finished_spans()[-1]
+    assert attributes(root)["http.response.status_code"] == 200
+    assert attributes(root)["error.type"] == "client_disconnected"
+
+
+def test_what_nobody_foresaw_is_a_fault_of_ours(traced: Traced) -> None:
+    traced.source.error = RuntimeError("secret")
+    root = traced.post(BODY)[0]
+    assert attributes(root)["http.response.status_code"] == 500
+    assert "secret" not in root.to_json()
+
+
+def test_who_has_no_key_is_not_traced(traced: Traced, tokenizer: Tokenizer) -> None:
+    model = ServedModel("tiny", max_model_len=512, tokenizer=tokenizer, source=traced.source)
+    settings = HttpSettings(api_keys=(ApiKey.of("sk-one"),))
+    traced.app = build_http_app([model], settings, tracer=traced.tracer)
+    assert traced.post(BODY, {"traceparent": f"00-{TRACE_ID}-{CLIENT_SPAN_ID}-01"}) == []
+    assert traced.post(BODY, {"authorization": "Bearer sk-one"}) != []

@@ -14,13 +14,15 @@ def render(source: str, content: str = "Hi") -> str:
     return template.render(messages, add_generation_prompt=True, template_kwargs={})
 
 
-BOUND = r"1000000 steps|5 s"
+BOUND = r"1000000 steps|2 s"
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 FAN = "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(80) }}"
 TREE = (
     "{% for x in [1, 2] recursive %}"
     "{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}{% endfor %}"
 )
+GROW = "{{% for a in range(99999) %}}{{% set n.s = {} %}}{{% endfor %}}"
+SKIPPING = "{% for a in range(99999) if (range(9999) | sum) < 0 %}{% endfor %}"
 LONG = "{% set a = 'x' * 9999999 %}{% for b in range(99999) %}{{ a }}{% endfor %}"
 
 
@@ -35,6 +37,13 @@ LONG = "{% set a = 'x' * 9999999 %}{% for b in range(99999) %}{{ a }}{% endfor %
         ("{{ 999999999999 * ['a'] }}", "16777216 items"),
         ("{{ 9 ** 999999999 }}", "numbers without end"),
         ("{{ 2 ** 4000 * 2 ** 4000 }}", "numbers without end"),
+        ("{% set n = namespace(s='xx') %}" + GROW.format("n.s + n.s"), "16777216 items"),
+        ("{% set n = namespace(s='xx') %}" + GROW.format("n.s ~ n.s"), "16777216 items"),
+        ("{{ '%9999999999d' % 1 }}", "wide fields"),
+        ("{{ lipsum(n=999999999) }}", "undefined"),
+        ("{% set step = 1 %}" + LOOP, BOUND),
+        ("{% set __step = dict %}{% set environment = dict %}" + LOOP, BOUND),
+        (SKIPPING, BOUND),
         ("{{ range(999999999) }}", "Range too big"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
@@ -58,15 +67,21 @@ def test_what_templates_do_otherwise_is_as_before() -> None:
         "{%- macro turn(m) %}<{{ m.role }}>{{ m.content | trim }}{% endmacro %}"
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 * 2 %}"
         "{% if loop.first %}{{ turn(m) }}{% continue %}{% endif %}{% endfor %}"
-        "{{ ns.n }}{{ '-' * 3 }}{{ 2 ** 8 }}"
+        "{{ ns.n }}{{ '-' * 3 }}{{ 2 ** 8 }}{{ 'a' ~ 1 ~ 'b' }}{{ 7 % 4 }}{{ '%s' % 'c' }}"
         "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% else %}none{% endfor %}"
     )
-    assert render(source, " Hi ") == "<user>Hi2---256a1"
+    assert render(source, " Hi ") == "<user>Hi2---256a1b3ca1"
 
 
 def test_a_client_cannot_set_the_budget() -> None:
     template = ChatTemplate(LOOP, {})
+    kwargs = {"step": str, "budget": str, "environment": str, "context": str}
     with pytest.raises(InvalidRequest, match=BOUND):
-        template.render(
-            [], add_generation_prompt=True, template_kwargs={"__step": str, "l_0___step": str}
-        )
+        template.render([], add_generation_prompt=True, template_kwargs=kwargs)
+
+
+def test_a_client_cannot_set_special_tokens() -> None:
+    template = ChatTemplate("{{ eos_token }}{{ mood }}", {"eos_token": "</s>"})
+    kwargs = {"eos_token": "<s>", "mood": "!"}
+    rendered = template.render([], add_generation_prompt=True, template_kwargs=kwargs)
+    assert rendered == "</s>!"

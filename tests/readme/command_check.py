@@ -154,11 +154,12 @@ def check_kubectl(words: Sequence[str], _folder: Path) -> None:
     parser.add_argument("-n", dest="namespace")
     parser.add_argument("verb", choices=["apply", "get"])
     parser.add_argument("-k", type=Path)
+    parser.add_argument("-f", type=Path)
     parser.add_argument("kind", nargs="?", choices=list(MANIFESTS))
     parser.add_argument("name", nargs="?")
     options = parser.parse_args(list(words))
     if options.verb == "apply":
-        assert (ROOT / options.k / "kustomization.yaml").is_file()
+        assert (ROOT / (options.f or options.k / "kustomization.yaml")).is_file()
     else:
         assert f"name: {options.name}\n" in (ROOT / MANIFESTS[options.kind]).read_text()
         kustomization = (ROOT / "k8s/base/kustomization.yaml").read_text()

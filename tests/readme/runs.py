@@ -79,6 +79,8 @@ RUN_BY: Final[dict[str, str]] = {
     "kubectl apply -k k8s/overlays/dev-cpu": (
         "tests/k8s/test_overlays.py::test_every_object_is_one_of_its_kind"
     ),
+    "kubectl * -f k8s/*": "tests/k8s/test_overlays.py::test_every_object_is_one_of_its_kind",
+    "kubectl apply -f k8s/*": "tests/k8s/test_overlays.py::test_every_object_is_one_of_its_kind",
     "kubectl apply -k k8s/batch": (
         "tests/k8s/test_overlays.py::test_every_object_is_one_of_its_kind"
     ),
