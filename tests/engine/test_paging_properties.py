@@ -118,5 +118,5 @@ class PagingAtLength(Paging):
     """The same, many more times."""
 
 
-TestPagingAtLength = pytest.mark.slow(PagingAtLength.TestCase)
+TestPagingAtLength = pytest.mark.long(PagingAtLength.TestCase)
 TestPagingAtLength.settings = settings(COMMON, max_examples=1000)

@@ -36,6 +36,7 @@ def test_no_client_sees_that_ranks_and_replicas_die_and_hang(
     assert any((outcome.num_attempts or 1) > 1 for outcome in tally.outcomes), story
 
 
+@pytest.mark.long
 def test_streams_go_on_when_a_node_loses_its_raylet(chaos_model: Path) -> None:
     told: list[str] = []
     kinds = [FaultKind.KILL_RAYLET]
