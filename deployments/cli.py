@@ -114,7 +114,8 @@ def batch(options: BatchOptions) -> None:
         with _ready_for_ray(options, start) as args:
             from deployments.launch import serving  # noqa: PLC0415  see there
 
-            with serving(args, start, Console()) as url:
+            # Who stops a batch does not wait for answers that nobody would write down.
+            with serving(args, start, Console(), drains=False) as url:
                 yield url
 
     raise typer.Exit(run_batch(options, own_service))

@@ -63,7 +63,7 @@ def check(response: httpx2.Response) -> None:
     if response.is_success:
         return
     response.read()
-    fix = "Check --url, --model and --api-key."
+    fix = "Check what was asked for, --url and --api-key."
     try:
         message = error_message(response.json())
     except json.JSONDecodeError:

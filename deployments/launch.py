@@ -47,8 +47,12 @@ def serve_until_interrupted(args: AppArgs, options: LaunchOptions, console: Cons
 
 
 @contextmanager
-def serving(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[str]:
-    """Serve, and yield the URL for clients on this machine; then drain and stop everything.
+def serving(
+    args: AppArgs, options: LaunchOptions, console: Console, *, drains: bool = True
+) -> Iterator[str]:
+    """Serve, and yield the URL for clients on this machine; then stop everything.
+
+    `drains`: those who still wait for answers get them first.
 
     Raises InvalidConfig with the root cause when the application does not come up, and on a cluster
     that serves something already: it would be replaced, and stopped in the end.
@@ -61,7 +65,7 @@ def serving(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator
                 f"The cluster at {options.address} serves something already.",
                 "Ask that one, change it with `serve deploy`, or stop it first: `serve shutdown`.",
             )
-        with _application(args, options, console):
+        with _application(args, options, console, drains=drains):
             yield url_of(options) if options.address is None else _cluster_url(options)
 
 
@@ -114,26 +118,28 @@ def _ray(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[No
 
 
 @contextmanager
-def _application(args: AppArgs, options: LaunchOptions, console: Console) -> Iterator[None]:
+def _application(
+    args: AppArgs, options: LaunchOptions, console: Console, *, drains: bool
+) -> Iterator[None]:
     with _phase(console, "start Ray Serve"):
         serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
-    is_up = False  # before that there is nobody to drain
+    has_clients = False
     try:
         with _phase(console, "start engine and frontend"):
             _deploy(args, options.log_format, console)
-        is_up = True
+        has_clients = drains
         if options.address is None:  # a joined cluster may have no proxy on this machine
             with _phase(console, "open the port"):
                 _wait_for_http(url_of(options))
         yield
     finally:
-        if is_up:
+        if has_clients:
             console.print(
                 "Draining: streams finish, new requests are refused. Ctrl-C cuts them off."
             )
         with _phase(console, "drain and stop"), _without_words_of_ray(options):
             if APP_NAME in serve.status().applications:
-                if is_up:
+                if has_clients:
                     drain(APP_NAME, args.drain_timeout_s)
                 serve.delete(APP_NAME)
             serve.shutdown()
@@ -149,7 +155,7 @@ def _deploy(args: AppArgs, log_format: LogFormat, console: Console) -> None:
         reports = [str(error)]
         if application is not None:
             reports += [status.message for status in application.deployments.values()]
-        raise InvalidConfig(_root_cause(reports), "See the lines above for the fix.") from error
+        raise _root_cause(reports) from error
 
 
 def _wait_for_http(url: str) -> None:
@@ -167,11 +173,15 @@ def _wait_for_http(url: str) -> None:
     )
 
 
-def _root_cause(reports: list[str]) -> str:
+def _root_cause(reports: list[str]) -> InvalidConfig:
     # Ray nests tracebacks in its messages; the last line that names an exception is ours.
     lines = [line.strip() for report in reports for line in report.splitlines() if line.strip()]
     named = [i for i, line in enumerate(lines) if line.startswith("engine.errors.")]
-    return " ".join(lines[named[-1] : named[-1] + 2]) if named else "\n".join(lines[-12:])
+    if not named:
+        return InvalidConfig("\n".join(lines[-12:]), "Serve with --verbose to see all of it.")
+    _, _, cause = lines[named[-1]].partition(": ")
+    fix = lines[named[-1] + 1 : named[-1] + 2]
+    return InvalidConfig(cause, fix[0] if fix else "Serve with --verbose to see all of it.")
 
 
 def _cluster_url(options: LaunchOptions) -> str:

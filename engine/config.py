@@ -32,7 +32,7 @@ class EngineConfig:
     load_format: str = "auto"
     """auto: the model folder's weights; dummy: random ones, only config.json is needed."""
     dtype: str = "auto"
-    """auto, float32, bfloat16 or float16; auto: what is fastest on the device."""
+    """auto, float32, bfloat16 or float16; auto: what is fastest on the device, with the preset."""
     quantization: str | None = None
     """w8a8: matrices are kept and multiplied as int8, in float32 on CPU; fp8: they are kept as
     float8, on CUDA; None: as stored."""

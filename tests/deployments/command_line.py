@@ -35,7 +35,9 @@ class Launches:
             raise self.error
 
     @contextmanager
-    def serving(self, args: AppArgs, options: LaunchOptions, console: object) -> Iterator[str]:
+    def serving(
+        self, args: AppArgs, options: LaunchOptions, console: object, *, drains: bool
+    ) -> Iterator[str]:
         self.serve_until_interrupted(args, options, console)
         yield self.url
 

@@ -7,6 +7,7 @@ import torch
 
 from engine import device
 from engine.build import build_engine
+from engine.config import Preset
 from engine.device import choose_device, choose_dtype, set_num_threads
 from engine.errors import InvalidConfig, InvalidModel
 from engine.model_config import ModelConfig
@@ -76,18 +77,29 @@ def test_what_cannot_work_is_refused(
         build_engine(small_config(folder, **changes), TensorParallel.single())
 
 
-def test_auto_picks_bfloat16_only_where_the_processor_has_it(
+def test_auto_picks_bfloat16_only_where_it_is_the_fastest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_checkpoint(tmp_path, "llama")
     model = ModelConfig.from_folder(folder)
     config = small_config(folder, dtype="auto")
 
-    for has_bfloat16, expected in ((True, torch.bfloat16), (False, torch.float32)):
+    throughput = small_config(folder, dtype="auto", preset=Preset.THROUGHPUT)
+    for is_native, has_bfloat16, expected in (
+        (True, True, (torch.float32, torch.bfloat16)),
+        (True, False, (torch.float32, torch.float32)),
+        (False, True, (torch.bfloat16, torch.bfloat16)),
+        (False, False, (torch.float32, torch.float32)),
+    ):
+        monkeypatch.setattr(native_library, "can_run", lambda *_, native=is_native: native)
         monkeypatch.setattr(
             torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has_bfloat16: has
         )
-        assert choose_dtype(config, model, torch.device("cpu")) == expected
+        chosen = [choose_dtype(each, model, torch.device("cpu")) for each in (config, throughput)]
+        assert tuple(chosen) == expected
+    monkeypatch.setattr(native_library, "can_run", lambda *_: True)
+    quantized = small_config(folder, dtype="auto", preset=Preset.THROUGHPUT, quantization="w8a8")
+    assert choose_dtype(quantized, model, torch.device("cpu")) == torch.float32
     assert choose_dtype(config, model, torch.device("cuda")) == model.dtype
     assert choose_dtype(small_config(folder, dtype="float16"), model, torch.device("cpu")) == (
         torch.float16
