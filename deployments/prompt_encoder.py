@@ -50,7 +50,7 @@ class PromptEncoder:
         num_chars = sum(map(len, texts))
         self._check_num_chars(num_chars, "messages")
         template_kwargs = fields.chat_template_kwargs
-        num_chars += len(msgspec.json.encode(template_kwargs))
+        num_chars += _measured(template_kwargs)
         special = self._tokenizer.special_tokens
 
         def encode() -> list[int]:
@@ -61,7 +61,7 @@ class PromptEncoder:
             text = self._tokenizer.render_chat(
                 guarded,
                 add_generation_prompt=fields.wants_generation_prompt,
-                template_kwargs=_guarded(template_kwargs, special.guard),
+                template_kwargs=_all_guarded(template_kwargs, special.guard),
             )
             if fields.continue_final_message:
                 text = _cut_after(text, guarded[-1]["content"])
@@ -105,6 +105,30 @@ async def _run(encode: Callable[[], ResultT], num_chars: int) -> ResultT:
     if num_chars > LONG_TEXT_CHARS:
         return await asyncio.to_thread(encode)
     return encode()
+
+
+def _measured(template_kwargs: dict[str, Any]) -> int:
+    """Characters of the values as JSON. Raises InvalidRequest."""
+    try:
+        return len(msgspec.json.encode(template_kwargs))
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _all_guarded(template_kwargs: dict[str, Any], guard: Callable[[str], str]) -> dict[str, Any]:
+    """The values with their texts guarded. Raises InvalidRequest."""
+    try:
+        return {name: _guarded(value, guard) for name, value in template_kwargs.items()}
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(
+        "'chat_template_kwargs' is nested too deeply.",
+        "Send flatter values.",
+        param="chat_template_kwargs",
+    )
 
 
 def _guarded(value: Any, guard: Callable[[str], str]) -> Any:

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from deployments.chat_schema import ChatPromptFields
 from deployments.prompt_encoder import LONG_TEXT_CHARS, PromptEncoder
-from engine.errors import PromptTooLong
+from engine.errors import InvalidRequest, PromptTooLong
 from engine.tokenizer import Tokenizer
 
 LONG = "Once upon a time. " * (LONG_TEXT_CHARS // 10)
@@ -61,3 +62,20 @@ def test_special_tokens_in_template_variables_stay_text(tokenizer: Tokenizer) ->
     [end] = tokenizer.encode("<|im_end|>")
     assert token_ids.count(end) == 1
     assert tokenizer.decode(token_ids, skip_special_tokens=False).endswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("depth", [300, 450, 600, 900, 5000])
+def test_values_that_are_nested_too_deeply_are_refused_whoever_finds_it(
+    tokenizer: Tokenizer, depth: int
+) -> None:
+    encoder = PromptEncoder(tokenizer, max_model_len=100_000)
+    nested: Any = "x"
+    for _ in range(depth):
+        nested = [nested]
+    messages = [{"role": "user", "content": "Hi"}]
+    fields = ChatPromptFields.model_construct(
+        messages=messages, chat_template_kwargs={"mood": nested}
+    )
+    expected = pytest.raises(InvalidRequest) if depth == 5000 else suppress(InvalidRequest)
+    with expected:  # never a RecursionError
+        asyncio.run(encoder.encode_chat(fields))
