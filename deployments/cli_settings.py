@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from deployments.args import AppArgs, ModelArgs
 from deployments.cli_key_file import read_key_file
 from deployments.cli_options import ServeOptions
-from deployments.launch_options import LaunchOptions
+from deployments.launch_options import EVERYWHERE, LaunchOptions
 from deployments.tenant import ApiKey
 from deployments.trace_export import TraceExport
 from engine.errors import InvalidConfig
@@ -145,7 +145,7 @@ def check_labels(args: AppArgs, start: LaunchOptions) -> None:
 
 def default_host(*, joins_cluster: bool) -> str:
     """A start on one machine is for this machine, a cluster is for others too."""
-    return "0.0.0.0" if joins_cluster else "127.0.0.1"  # noqa: S104  see above
+    return EVERYWHERE if joins_cluster else "127.0.0.1"
 
 
 def parse_size(text: str, option: str) -> int:

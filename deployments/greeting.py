@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cluster.engine_description import EngineDescription
 from deployments.args import AppArgs, ModelArgs
-from deployments.launch_options import LaunchOptions
+from deployments.launch_options import EVERYWHERE, LaunchOptions
 from deployments.serve_peers import APP_NAME
 
 
@@ -40,5 +40,5 @@ def _describe(model: ModelArgs, console: Console) -> None:
 
 def url_of(options: LaunchOptions) -> str:
     """Where clients on this machine find a service with these options."""
-    host = "localhost" if options.host in ("0.0.0.0", "127.0.0.1") else options.host  # noqa: S104
+    host = "localhost" if options.host in (EVERYWHERE, "127.0.0.1") else options.host
     return f"http://{host}:{options.port}"

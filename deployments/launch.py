@@ -22,13 +22,12 @@ from deployments.app import build, num_cpus_needed
 from deployments.args import AppArgs
 from deployments.drain import drain
 from deployments.greeting import greet, url_of
-from deployments.launch_options import LaunchOptions, LogFormat
+from deployments.launch_options import EVERYWHERE, LaunchOptions, LogFormat
 from deployments.serve_peers import APP_NAME
 from deployments.start_progress import told_what_it_waits_for
 from engine.errors import InvalidConfig
 
 SERVE_LOGGER = "ray.serve"
-EVERYWHERE = "0.0.0.0"  # noqa: S104  every interface
 HTTP_TIMEOUT_S = 60.0
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class LogFormat(StrEnum):
@@ -13,6 +14,10 @@ class LogFormat(StrEnum):
     def settings(self) -> dict[str, object]:
         """Ray Serve's LoggingConfig. Prompts are in no log, whatever its format."""
         return {"enable_access_log": False, "encoding": self.upper()}
+
+
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  a start on one machine listens to that one alone
+"""Every interface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

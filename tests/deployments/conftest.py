@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from deployments.served_model import ServedModel
 from engine.tokenizer import Tokenizer
 from tests.deployments.command_line import Launches, Run
 from tests.deployments.fake_token_source import FakeTokenSource
+from tests.deployments.scripted_service import ScriptedService, listening
 from tests.deployments.tiny_tokenizer import make_tokenizer
 
 
@@ -94,3 +95,16 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     monkeypatch.setitem(sys.modules, "deployments.launch", launch)
     monkeypatch.setitem(sys.modules, "deployments.cli_pull", SimpleNamespace(pull=launches.pull))
     return launches
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    """Answers as the test tells it."""
+    return ScriptedService()
+
+
+@pytest.fixture
+def url(service: ScriptedService) -> Iterator[str]:
+    """Where that service listens."""
+    with listening(service.app) as url:
+        yield url

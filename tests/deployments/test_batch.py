@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,6 @@ from tests.deployments.scripted_service import (
 )
 
 QUICK = RetryRules(first_wait_s=0.01, longest_wait_s=0.02, max_broken=3, patience_s=5.0)
-
-
-@pytest.fixture
-def service() -> ScriptedService:
-    return ScriptedService()
-
-
-@pytest.fixture
-def url(service: ScriptedService) -> Iterator[str]:
-    with listening(service.app) as url:
-        yield url
 
 
 def line(name: str, **fields: Any) -> dict[str, Any]:

@@ -1,24 +1,12 @@
 """`pageray batch` as a user runs it, on a service that runs and on one that is started for it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.deployments.command_line import Launches, Run
-from tests.deployments.scripted_service import ScriptedService, completion, listening, refusal
-
-
-@pytest.fixture
-def service() -> ScriptedService:
-    return ScriptedService()
-
-
-@pytest.fixture
-def url(service: ScriptedService) -> Iterator[str]:
-    with listening(service.app) as url:
-        yield url
+from tests.deployments.scripted_service import ScriptedService, completion, refusal
 
 
 @pytest.fixture

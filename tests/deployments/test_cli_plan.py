@@ -13,20 +13,8 @@ from deployments import cli
 from engine import hub_model
 from engine.errors import InvalidConfig, InvalidModel, PageRayError
 from kernels import gpu_library
+from tests.deployments.llama_70b import LLAMA_70B
 from tests.engine.gguf_checkpoint import random_model, write_gguf
-
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 128_256,
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131_072,
-    "torch_dtype": "bfloat16",
-}
-"""Llama-3.1-70B, as far as memory goes."""
 
 
 @pytest.fixture
@@ -34,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     """A model folder with nothing but its config.json."""
     path = tmp_path / "large"
     path.mkdir()
-    (path / "config.json").write_text(json.dumps(LLAMA))
+    (path / "config.json").write_text(json.dumps(LLAMA_70B))
     return path
 
 
@@ -144,7 +132,7 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
 
 
 def test_a_quantised_checkpoint_is_planned_as_its_device_keeps_it(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": AWQ}))
+    (folder / "config.json").write_text(json.dumps({**LLAMA_70B, "quantization_config": AWQ}))
     words = [str(folder), "--max-model-len", "8192"]
 
     kept = plan_json(*words, "--device-memory", "80GiB")

@@ -80,7 +80,7 @@ def test_the_program_takes_its_words(
 ) -> None:
     if command.text.startswith("make ") and shutil.which("make") is None:
         pytest.skip("there is no make here")
-    for name in ("RAY_ADDRESS", "PAGERAY_API_KEY"):
+    for name in ("RAY_ADDRESS", "PAGERAY_API_KEY", "PAGERAY_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)
     check(command.text, tmp_path)
 

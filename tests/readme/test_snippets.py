@@ -9,20 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli import app
+from tests.deployments.llama_70b import LLAMA_70B
 from tests.readme.command_check import words_of
 from tests.readme.document import ROOT, readme
-
-LLAMA_70B = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 128_256,
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131_072,
-    "torch_dtype": "bfloat16",
-}
 
 
 def commands(beginning: str) -> list[list[str]]:

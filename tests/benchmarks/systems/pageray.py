@@ -5,8 +5,6 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
-
 from tests.benchmarks.http_session import Launch, open_http
 from tests.benchmarks.offline_session import Worker, open_worker
 from tests.benchmarks.server import HOST
@@ -20,9 +18,7 @@ class PageRay:
     name = "pageray"
 
     def __init__(self, model: Path, dtype: str | None, warm_up: list[Ask]) -> None:
-        # What `--dtype auto` chooses.
-        has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        self.dtype = dtype or ("bfloat16" if has_bfloat16 else "float32")
+        self.dtype = dtype or "auto"
         self._model = model
         self._warm_up = warm_up
 
